@@ -1,0 +1,33 @@
+"""The errors that a user's own input can cause; commands print them as one line and exit, never with a traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MemplanError(Exception):
+    """An input that cannot be used: the message names the thing, the value, the limit and the way out."""
+
+    exit_code = 1
+
+
+class UsageError(MemplanError):
+    """An option's value is wrong in itself (exit status 2)."""
+
+    exit_code = 2
+
+
+class DoesNotFitError(MemplanError):
+    """No allowed configuration fits the budget (exit status 3)."""
+
+    exit_code = 3
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
+    """Return the error for a name that is not in the catalog, with the nearest known names."""
+    names = sorted(known)
+    by_lower_case = {candidate.lower(): candidate for candidate in names}
+    near = [by_lower_case[n] for n in difflib.get_close_matches(name.lower(), by_lower_case, n=3, cutoff=0.5)]
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
+    return UsageError(f"unknown {kind} {name!r}; {hint}")

@@ -1,0 +1,215 @@
+"""The contract between planner and trainer: a Plan goes in, a MemoryCheck comes out, both as JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from memplan.errors import MemplanError
+from memplan.workload import Precision, Scoring, Workload, first_problem
+
+ByteCount = Annotated[int, Field(ge=0)]
+
+
+class Bytes(BaseModel):
+    """One reading of memory, from the inside out; what a device does not tell apart is None."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    requested_bytes: ByteCount
+    """What tensors asked for."""
+    allocated_bytes: ByteCount | None = None
+    """After the allocator's rounding."""
+    reserved_bytes: ByteCount | None = None
+    """What the caching allocator holds from the driver."""
+    device_bytes: ByteCount | None = None
+    """Plus what lies outside the allocator (CUDA context, library handles)."""
+
+    def largest(self, other: Bytes | None) -> Bytes:
+        """Return the larger of each number."""
+        if other is None:
+            return self
+        return Bytes(**{name: _larger(getattr(self, name), getattr(other, name)) for name in Bytes.model_fields})
+
+
+def _larger(one: int | None, other: int | None) -> int | None:
+    return other if one is None else one if other is None else max(one, other)
+
+
+class Peak(BaseModel):
+    """The highest memory of a run, each number at its own moment. On the CPU all four are the requested bytes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    requested_bytes: ByteCount
+    allocated_bytes: ByteCount
+    reserved_bytes: ByteCount
+    device_bytes: ByteCount
+
+
+class PhasePeak(BaseModel):
+    """The highest requested bytes alive during one phase."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    peak_bytes: ByteCount
+
+
+class TensorAtPeak(BaseModel):
+    """A tensor that is alive when the requested bytes are highest."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    bytes: ByteCount
+
+
+class Estimate(BaseModel):
+    """What one workload allocates."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    workload: Workload
+    peak: Peak
+    phases: list[PhasePeak]
+    tensors_at_peak: list[TensorAtPeak]
+    budget_bytes: ByteCount | None = None
+    fits: bool | None = None
+
+
+class Alternative(BaseModel):
+    """A configuration that the search looked at and did not take."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    micro_batch_size: int
+    chunk_size: int
+    scoring: Scoring
+    device_bytes: ByteCount
+    seconds_per_epoch: float
+    reason: str
+
+
+class Plan(BaseModel):
+    """A training run that fits: every free number chosen, and why. ``workload`` repeats them with all the rest."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    workload: Workload
+    batch_size: int
+    micro_batch_size: int
+    accumulation_steps: int
+    rank: int
+    chunk_size: int
+    scoring: Scoring
+    precision: Precision
+    eval_batch_size: int
+    eval_chunk_size: int
+    peak: Peak
+    phases: list[PhasePeak]
+    budget_bytes: ByteCount
+    budget_source: str
+    fits: bool
+    seconds_per_epoch: float
+    """By the cost model: for comparing plans, not a promise."""
+    reason: str
+    alternatives: list[Alternative]
+
+    @model_validator(mode="after")
+    def _agree(self) -> Plan:
+        for name in (
+            "batch_size",
+            "micro_batch_size",
+            "accumulation_steps",
+            "rank",
+            "chunk_size",
+            "scoring",
+            "precision",
+            "eval_batch_size",
+            "eval_chunk_size",
+        ):
+            here, there = getattr(self, name), getattr(self.workload, name)
+            if here != there:
+                raise ValueError(f"{name}: {here} here but {there} in workload; a plan is made by memplan, not by hand")
+        return self
+
+    @classmethod
+    def read(cls, path: Path) -> Plan:
+        """Return the plan in the JSON file ``path``.
+
+        Raises:
+            MemplanError: the file cannot be read or holds no plan; names the first field that is wrong.
+        """
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise MemplanError(f"{path}: cannot be read as a plan: {error}") from None
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise MemplanError(f"{path}: no plan: {first_problem(error)}") from None
+
+
+class PhaseCheck(BaseModel):
+    """Predicted against measured for one phase; ``relative_error`` is of the requested bytes, measured / predicted − 1."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    predicted: Bytes
+    measured: Bytes
+    relative_error: float
+
+
+class MemoryCheck(BaseModel):
+    """Predicted against measured for a run: per phase and for the peak over all measured phases."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    device: str
+    phases: list[PhaseCheck]
+    peak: PhaseCheck
+
+    @classmethod
+    def compare(
+        cls, device: str, phases: list[PhasePeak], peak: Peak, measured: dict[str, Bytes]
+    ) -> MemoryCheck:
+        """Return the check of the phases that were measured; a phase that was not foreseen counts as predicted 0.
+
+        Every kind that the device tells apart is compared for the peak; phases are compared by requested bytes.
+        """
+        foreseen = {phase.name: phase.peak_bytes for phase in phases}
+        names = [name for name in foreseen if name in measured] + [name for name in measured if name not in foreseen]
+        checks = [_check(name, Bytes(requested_bytes=foreseen.get(name, 0)), measured[name]) for name in names]
+        highest: Bytes | None = None
+        for name in names:
+            highest = measured[name].largest(highest)
+        assert highest is not None, "nothing was measured"
+        # The peak over what was measured: a run without evaluation has no evaluation to compare with.
+        requested_bytes = max(foreseen.get(name, 0) for name in names)
+        predicted = Bytes(requested_bytes=requested_bytes)
+        if highest.reserved_bytes is not None:
+            predicted = Bytes(
+                requested_bytes=requested_bytes,
+                allocated_bytes=peak.allocated_bytes,
+                reserved_bytes=peak.reserved_bytes,
+            )
+        return cls(device=device, phases=checks, peak=_check("peak", predicted, highest))
+
+
+def _check(name: str, predicted: Bytes, measured: Bytes) -> PhaseCheck:
+    if predicted.requested_bytes:
+        error = measured.requested_bytes / predicted.requested_bytes - 1
+    else:
+        error = float(measured.requested_bytes > 0)
+    return PhaseCheck(name=name, predicted=predicted, measured=measured, relative_error=error)
+
+
+def to_json(model: BaseModel) -> str:
+    """Return the model as indented JSON text, numbers that the device does not tell apart left out."""
+    return model.model_dump_json(indent=2, exclude_none=True)

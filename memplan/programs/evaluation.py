@@ -1,0 +1,46 @@
+"""What filtered ranking allocates. The code whose bytes this tells: tkbc/evaluation.py."""
+
+from __future__ import annotations
+
+from memplan.ledger import Ledger
+from memplan.programs import scoring
+from memplan.programs.chunks import chunk_sizes, collect_label_scores
+from memplan.programs.encoder import ModelProgram
+from memplan.workload import Workload
+
+FILTER_PIECE = 8192
+"""Filtered (query, entity) pairs handed to the device at a time."""
+
+
+def evaluate(ledger: Ledger, workload: Workload, model: ModelProgram) -> None:
+    """Tell the ranking of one full batch of queries."""
+    b, chunk = workload.eval_batch_size, workload.eval_chunk_size
+    sizes = chunk_sizes(workload.n_entities, chunk)
+    with ledger.phase("evaluation"):
+        ids = ledger.new("query ids", 4, b, dtype="int32")
+        encoding = model.encode(ledger, b, workload.width)
+        ledger.free(*encoding.saved)
+        kept = [
+            ids,
+            *encoding.query,
+            ledger.new("labels", b, dtype="int64"),
+            ledger.new("filter positions", FILTER_PIECE, dtype="int64"),
+        ]
+        buffered = scoring.needs_buffer(workload)
+        if buffered:
+            kept.append(ledger.new("evaluation scores", b, chunk))
+        kept.append(ledger.new("scores of the targets", b))
+        kept.append(ledger.new("signs", b, dtype="float64"))
+        kept.append(ledger.new("untied", b, dtype="float64"))
+        for c in sizes:
+            if buffered:
+                scoring.forward(ledger, workload, b, c)
+            else:
+                _, scores = scoring.materialized_forward(ledger, workload, b, grad=False)
+                kept.append(scores)
+            collect_label_scores(ledger, b)
+        for c in sizes:
+            if chunk < workload.n_entities:
+                scoring.forward(ledger, workload, b, c)
+            ledger.passing("sums of signs", b)
+        ledger.free(*kept)

@@ -1,0 +1,55 @@
+"""What the streamed softmax loss allocates. The code whose bytes this tells: tkbc/loss.py."""
+
+from __future__ import annotations
+
+from memplan.ledger import Allocation, Ledger
+from memplan.programs import scoring
+from memplan.programs.chunks import chunk_sizes, collect_label_scores, label_positions
+from memplan.workload import Workload
+
+
+def softmax_cross_entropy(ledger: Ledger, workload: Workload, b: int) -> tuple[Allocation, list[Allocation]]:
+    """Tell the loss of b examples; return its value and the gradient of the query, which live on."""
+    n, chunk = workload.n_entities, workload.chunk_size
+    sizes = chunk_sizes(n, chunk)
+    buffered = scoring.needs_buffer(workload)
+    graph = scoring.Graph(())
+    with ledger.phase("score"):
+        scores = ledger.new("scores, then their gradient", b, chunk) if buffered else None
+        log_sum_exp = ledger.new("log-sum-exp", b)
+        label_score = ledger.new("scores of the labels", b)
+        for c in sizes:
+            if buffered:
+                scoring.forward(ledger, workload, b, c)
+            else:
+                graph, scores = scoring.materialized_forward(ledger, workload, b, grad=True)
+            collect_label_scores(ledger, b)
+            _softmax_in_place(ledger, b)
+        difference = ledger.new("losses", b)
+        loss = ledger.new("loss")
+        ledger.free(difference, label_score)
+    assert scores is not None
+    with ledger.phase("score backward"):
+        grad_query = [ledger.new("gradient of the query", b, workload.width) for _ in range(scoring.query_tensors(workload))]
+        for c in sizes:
+            if chunk < n:
+                scoring.forward(ledger, workload, b, c)
+            _subtract_one_at_labels(ledger, b)
+            if buffered:
+                scoring.backward(ledger, workload, b, c)
+            else:
+                scoring.materialized_backward(ledger, workload, b, graph)
+        ledger.free(scores, log_sum_exp)
+    return loss, grad_query
+
+
+def _subtract_one_at_labels(ledger: Ledger, b: int) -> None:
+    position, inside = label_positions(ledger, b)
+    ledger.passing("minus ones", b)
+    ledger.free(position, inside)
+
+
+def _softmax_in_place(ledger: Ledger, b: int) -> None:
+    largest = ledger.new("largest scores", b)
+    ledger.passing("largest probabilities", b)
+    ledger.free(largest)

@@ -1,0 +1,25 @@
+"""What the optimizers hold and what their step allocates. The code whose bytes this tells: tkbc/optimizers.py."""
+
+from __future__ import annotations
+
+from memplan.ledger import Ledger
+from memplan.programs.scalars import SCALAR, scalar_operand
+from memplan.workload import Workload
+
+
+def state(ledger: Ledger, workload: Workload, tables: dict[str, int]) -> None:
+    """Tell the optimizer's state, one table after another."""
+    for name, rows in tables.items():
+        ledger.new(f"{workload.optimizer} step count of {name}", *SCALAR)
+        moments = ("sum of squares",) if workload.optimizer == "adagrad" else ("first moment", "second moment")
+        for moment in moments:
+            ledger.new(f"{workload.optimizer} {moment} of {name}", rows, workload.width)
+
+
+def step(ledger: Ledger, workload: Workload, tables: dict[str, int]) -> None:
+    """Tell an optimizer step."""
+    if workload.optimizer == "adagrad" and workload.device == "cuda":
+        for name, rows in tables.items():
+            ledger.passing(f"root of the sum of squares of {name}", rows, workload.width)
+    else:
+        scalar_operand(ledger)

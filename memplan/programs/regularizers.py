@@ -1,0 +1,31 @@
+"""What the regularizers allocate. The code whose bytes this tells: tkbc/regularizers.py."""
+
+from __future__ import annotations
+
+from memplan.ledger import Allocation, Ledger
+from memplan.programs.scalars import SCALAR, scalar_operand
+
+
+def n3(ledger: Ledger, rows: int, width: int, *, is_complex: bool) -> tuple[Allocation, Allocation]:
+    """Tell ``n3`` on a (rows, width) factor; return its value and its gradient, which live on."""
+    modulus = ledger.new("moduli", rows, width // 2 if is_complex else width)
+    gradient = ledger.new("N3 gradient", rows, width)
+    value = ledger.new("N3 penalty", *SCALAR)
+    scalar_operand(ledger)
+    ledger.free(modulus)
+    return value, gradient
+
+
+def smoothness(ledger: Ledger, n: int, width: int, *, is_complex: bool) -> None:
+    """Tell ``smoothness`` over n timestamps, its value freed by the caller."""
+    if n < 2:
+        ledger.passing("time penalty", *SCALAR)
+        return
+    difference = ledger.new("differences of timestamps", n - 1, width)
+    if is_complex:
+        value, gradient = n3(ledger, n - 1, width, is_complex=True)
+        ledger.free(gradient)
+    else:
+        value = ledger.new("time penalty", *SCALAR)
+        scalar_operand(ledger)
+    ledger.free(value, difference)

@@ -1,0 +1,57 @@
+"""Bytes as text and back. 1 GiB = 2^30 bytes and 1 GB = 10^9 bytes; the two are never mixed up."""
+
+from __future__ import annotations
+
+import math
+import re
+
+_FACTORS = {
+    "": 1,
+    "B": 1,
+    **{f"{prefix}B": 1000**power for power, prefix in enumerate("KMGT", start=1)},
+    **{f"{prefix}iB": 1024**power for power, prefix in enumerate("KMGT", start=1)},
+}
+_BY_LOWER_CASE = {name.lower(): factor for name, factor in _FACTORS.items()}
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([A-Za-z]*)")
+MAX_BYTES = 2**63 - 1
+
+
+def parse_bytes(text: str) -> int:
+    """Return the number of bytes that ``text`` names: ``"8GiB"``, ``"200 MB"``, ``"1.5 GiB"``, ``"123456"``.
+
+    The unit's case does not matter. ``K``, ``M``, ``G`` and ``T`` alone are refused: they do not say whether a
+    thousand or 1,024 is meant.
+
+    Raises:
+        ValueError: the text is no size, its unit is unknown, or it is not between 1 byte and 2^63 − 1.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is no size; write a number and a unit, such as 8GiB, 200MiB or 1.5GB")
+    number, unit = match.groups()
+    factor = _BY_LOWER_CASE.get(unit.lower())
+    if factor is None:
+        raise ValueError(f"{text!r}: {unit!r} is no unit of size; use B, KB, MB, GB, TB or KiB, MiB, GiB, TiB")
+    value = float(number) * factor if "." in number else int(number) * factor
+    if not (math.isfinite(value) and 1 <= value <= MAX_BYTES):
+        raise ValueError(f"{text!r} is out of range; a size lies between 1 B and {MAX_BYTES} B")
+    return int(value)
+
+
+def format_bytes(n_bytes: int) -> str:
+    """Return ``n_bytes`` in binary units with three significant figures: 2,851,200,000 gives ``"2.66 GiB"``."""
+    sign, size = ("−", -n_bytes) if n_bytes < 0 else ("", n_bytes)
+    if size < 1024:
+        return f"{sign}{size} B"
+    scaled = float(size)
+    for unit in ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB"):
+        scaled /= 1024
+        if scaled < 999.5 or unit == "EiB":
+            break
+    decimals = 2 if scaled < 9.995 else 1 if scaled < 99.95 else 0
+    return f"{sign}{scaled:,.{decimals}f} {unit}"
+
+
+def format_count(n: float) -> str:
+    """Return a count with thousands separators: ``1,000,000``."""
+    return f"{n:,.0f}"

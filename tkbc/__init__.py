@@ -1,0 +1,1 @@
+"""The trainer for temporal knowledge-graph embeddings; takes a plan from memplan."""

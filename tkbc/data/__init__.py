@@ -1,0 +1,67 @@
+"""Data: raw folders, ids, the filter index and the generated demo graph. Imports numpy, not torch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+from memplan.catalog import DATASETS, DEMO, DatasetEntry, find_dataset
+from memplan.errors import MemplanError
+from tkbc.data.cache import load_folder
+from tkbc.data.dataset import Dataset, FilterIndex, with_reciprocals
+from tkbc.data.demo import generate_demo
+from tkbc.data.raw import missing_files
+
+__all__ = ["Dataset", "FilterIndex", "data_folder", "is_folder", "load_dataset", "with_reciprocals"]
+
+
+def data_folder(data_dir: Path | None) -> Path:
+    """Return where datasets lie: ``data_dir``, else ``$TKBC_DATA``, else the user's data directory."""
+    if data_dir is not None:
+        return data_dir
+    from_environment = os.environ.get("TKBC_DATA")
+    return Path(from_environment) if from_environment else Path(platformdirs.user_data_dir("tkbc"))
+
+
+def is_folder(dataset: str) -> bool:
+    """Return whether ``--dataset`` names a folder rather than a catalog entry."""
+    known = {name.lower() for name in DATASETS}
+    return dataset.lower() not in known and (os.sep in dataset or Path(dataset).is_dir())
+
+
+def find_folder(entry: DatasetEntry, data_dir: Path | None) -> Path | None:
+    """Return the folder with the entry's three files, in the data folder or a folder of its name there, or None."""
+    root = data_folder(data_dir)
+    names = (entry.name, entry.name.lower())
+    candidates = [root / name for name in names]
+    if data_dir is not None and root.name.lower() == entry.name.lower():
+        candidates.insert(0, root)
+    return next((folder for folder in candidates if folder.is_dir() and not missing_files(folder)), None)
+
+
+def load_dataset(dataset: str, data_dir: Path | None = None, *, seed: int = 0) -> Dataset:
+    """Return the graph that ``--dataset`` names: ``demo``, a folder, or a catalog name looked for in the data folder.
+
+    Raises:
+        UsageError: no such name in the catalog.
+        MemplanError: it is not on the disk (says where it was looked for and how to get it), or a file is broken.
+    """
+    if is_folder(dataset):
+        folder = Path(dataset)
+        if not folder.is_dir():
+            raise MemplanError(f"{folder}: no such folder; --dataset takes a catalog name or a folder with train, "
+                               "valid and test")
+        return load_folder(folder, folder.resolve().name)
+    entry = find_dataset(dataset)
+    if entry is DEMO:
+        return generate_demo(seed)
+    folder_found = find_folder(entry, data_dir)
+    if folder_found is None:
+        expected = data_folder(data_dir) / entry.name
+        raise MemplanError(
+            f"{entry.name} is not on this machine: looked in {expected} for train, valid and test. Get them from "
+            f"{entry.how_to_get}, and put them there, or name their folder with --data-dir or TKBC_DATA"
+        )
+    return load_folder(folder_found, entry.name)

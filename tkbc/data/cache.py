@@ -1,0 +1,64 @@
+"""The parsed cache: a folder read once is kept as arrays, keyed by the content of its files."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import platformdirs
+
+from tkbc.data.dataset import SPLITS, Dataset
+from tkbc.data.raw import missing_files, read_folder
+
+_FORMAT = 1
+_NAMES = ("entities", "relations", "timestamps")
+
+
+def load_folder(folder: Path, name: str, cache_folder: Path | None = None) -> Dataset:
+    """Return the graph in ``folder``, from the cache where its three files were read before with the same content.
+
+    ``cache_folder``: the user's cache directory where None. A cache that cannot be read or written is done without.
+    """
+    if missing_files(folder):
+        return read_folder(folder, name)  # which says what is missing
+    if cache_folder is None:
+        cache_folder = Path(platformdirs.user_cache_dir("tkbc"))
+    digest = hashlib.sha256(f"format {_FORMAT}".encode())
+    for split in SPLITS:
+        with (folder / split).open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    path = cache_folder / f"{digest.hexdigest()[:32]}.npz"
+    cached = _read(path, name)
+    if cached is None:
+        cached = read_folder(folder, name)
+        _write(path, cached)
+    return cached
+
+
+def _read(path: Path, name: str) -> Dataset | None:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            names = [tuple(file[key].tobytes().decode().split("\n")) for key in _NAMES]
+            splits = [file[split] for split in SPLITS]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return None
+    for facts in splits:
+        facts.setflags(write=False)
+    return Dataset(name, *names, *splits)  # type: ignore[arg-type]
+
+
+def _write(path: Path, dataset: Dataset) -> None:
+    # Names contain neither tab nor line break (the files are split at both), so that a line break may join them.
+    arrays = {key: np.frombuffer("\n".join(getattr(dataset, key)).encode(), dtype=np.uint8) for key in _NAMES}
+    arrays |= {split: dataset.split(split) for split in SPLITS}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+            unfinished = Path(scratch) / path.name
+            np.savez(unfinished, allow_pickle=False, **arrays)
+            unfinished.replace(path)
+    except OSError:
+        return  # the cache only saves time

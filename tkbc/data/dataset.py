@@ -1,0 +1,106 @@
+"""A temporal knowledge graph as integer arrays with its names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from memplan.workload import Shape
+
+Ids = npt.NDArray[np.int32]
+Split = Literal["train", "valid", "test"]
+SPLITS: tuple[Split, ...] = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Facts as (n, 4) int32 arrays of (head, relation, tail, time), read-only, and the name behind every id.
+
+    Ids run over all three splits; timestamps are in chronological order, "no time" last where the graph has it.
+    """
+
+    name: str
+    entities: tuple[str, ...]
+    relations: tuple[str, ...]
+    timestamps: tuple[str, ...]
+    train: Ids
+    valid: Ids
+    test: Ids
+
+    def split(self, name: Split) -> Ids:
+        """Return the facts of one split."""
+        facts: Ids = getattr(self, name)
+        return facts
+
+    @property
+    def shape(self) -> Shape:
+        """The graph's shape, as the planner takes it."""
+        return Shape(
+            n_entities=len(self.entities),
+            n_relations=len(self.relations),
+            n_timestamps=len(self.timestamps),
+            n_facts=len(self.train),
+        )
+
+    @cached_property
+    def filter_index(self) -> FilterIndex:
+        """The true tails of every query of every split, for filtered ranking."""
+        every_fact = np.concatenate([self.split(name) for name in SPLITS])
+        return FilterIndex.build(with_reciprocals(every_fact, len(self.relations)), 2 * len(self.relations))
+
+
+def with_reciprocals(facts: Ids, n_relations: int) -> Ids:
+    """Return the facts followed by their reciprocals: (h, r, t, τ) gives (t, r + R, h, τ) too; (n, 4) gives (2n, 4)."""
+    reciprocals = facts[:, [2, 1, 0, 3]].copy()
+    reciprocals[:, 1] += n_relations
+    return np.concatenate([facts, reciprocals])
+
+
+@dataclass(frozen=True)
+class FilterIndex:
+    """The tails that are true for each (head, relation, time): sorted keys, offsets into values, values.
+
+    The tails of key i are ``values[offsets[i] : offsets[i + 1]]``, sorted and without repeats. Arrays are read-only.
+    """
+
+    n_relations: int
+    n_timestamps: int
+    keys: npt.NDArray[np.int64]
+    offsets: npt.NDArray[np.int64]
+    values: Ids
+
+    @classmethod
+    def build(cls, facts: Ids, n_relations: int) -> FilterIndex:
+        """Return the index of ``facts``, (n, 4), whose relations run below ``n_relations``."""
+        n_timestamps = int(facts[:, 3].max()) + 1
+        keys = _keys(facts[:, :2], facts[:, 3], n_relations, n_timestamps)
+        order = np.lexsort((facts[:, 2], keys))
+        keys, tails = keys[order], facts[order, 2]
+        fresh = np.ones(len(keys), dtype=bool)
+        fresh[1:] = (keys[1:] != keys[:-1]) | (tails[1:] != tails[:-1])
+        unique_keys, counts = np.unique(keys[fresh], return_counts=True)
+        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        values = np.ascontiguousarray(tails[fresh], dtype=np.int32)
+        for array in (unique_keys, offsets, values):
+            array.setflags(write=False)
+        return cls(n_relations, n_timestamps, unique_keys, offsets, values)
+
+    def lookup(self, queries: Ids) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return every true tail of ``queries``, (b, 4), as (row, tail) pairs: two (m,) arrays, rows in order."""
+        keys = _keys(queries[:, :2], queries[:, 3], self.n_relations, self.n_timestamps)
+        at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+        found = self.keys[at] == keys
+        starts = self.offsets[at]
+        counts = np.where(found, self.offsets[at + 1] - starts, 0)
+        row = np.repeat(np.arange(len(queries)), counts)
+        within = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+        return row, self.values[np.repeat(starts, counts) + within].astype(np.int64)
+
+
+def _keys(heads_relations: Ids, times: Ids, n_relations: int, n_timestamps: int) -> npt.NDArray[np.int64]:
+    heads, relations = heads_relations[:, 0].astype(np.int64), heads_relations[:, 1]
+    return (heads * n_relations + relations) * n_timestamps + times

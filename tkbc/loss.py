@@ -1,0 +1,84 @@
+"""Softmax cross-entropy over all entities, streamed over chunks of them: value and gradients at once.
+
+Bytes: told by memplan/programs/loss.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+from tkbc.chunks import chunk_view, collect_label_scores, label_positions
+from tkbc.scoring import PairwiseScore
+
+PhaseMarker = Callable[[str], AbstractContextManager[object]]
+
+
+def no_phase(_name: str) -> AbstractContextManager[object]:
+    """Mark nothing: the phase marker of code that nobody measures."""
+    return nullcontext()
+
+
+def softmax_cross_entropy(
+    score: PairwiseScore,
+    query: tuple[Tensor, ...],
+    entities: Tensor,
+    labels: Tensor,
+    grad_entities: Tensor,
+    *,
+    chunk_size: int,
+    phase: PhaseMarker = no_phase,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Return Σ_i (log Σ_n exp s_in − s_i,label_i), and its gradient with respect to the query tensors.
+
+    The gradient with respect to the entities is added to ``grad_entities``. Sums, not means: the caller divides by the
+    examples of the whole optimizer step, which makes accumulation exact.
+
+    One (b, C) buffer holds first scores, then probabilities, then the scores' gradient. With C = N the scores are
+    computed once; with C < N a first pass collects the log-sum-exp and a second computes each chunk's scores again, as
+    FlashAttention (arXiv 2205.14135) and cut cross-entropy (arXiv 2411.09009) do.
+
+    Shapes:
+        query: tensors of (b, width); entities, grad_entities: (N, width), float32; labels: (b,), int64.
+    """
+    n_queries, n_entities = len(labels), len(entities)
+    one_chunk = chunk_size >= n_entities
+    with phase("score"):
+        buffer = labels.new_empty((n_queries, chunk_size), dtype=torch.float32) if score.needs_buffer else None
+        log_sum_exp = entities.new_full((n_queries,), -torch.inf)
+        label_score = torch.zeros_like(log_sum_exp)
+        for start in range(0, n_entities, chunk_size):
+            chunk = entities[start : start + chunk_size]
+            scores = score.forward(query, chunk, chunk_view(buffer, n_queries, len(chunk)), grad=one_chunk)
+            collect_label_scores(scores, labels, start, label_score)
+            torch.logaddexp(log_sum_exp, _softmax_in_place(scores), out=log_sum_exp)
+        loss = (log_sum_exp - label_score).sum()
+        del label_score
+    with phase("score backward"):
+        grad_query = tuple(torch.zeros_like(tensor) for tensor in query)
+        for start in range(0, n_entities, chunk_size):
+            chunk = entities[start : start + chunk_size]
+            if not one_chunk:
+                scores = score.forward(query, chunk, chunk_view(buffer, n_queries, len(chunk)), grad=False)
+                scores.sub_(log_sum_exp[:, None]).exp_()
+            _subtract_one_at_labels(scores, labels, start)
+            score.backward(query, chunk, scores, grad_query, grad_entities[start : start + chunk_size])
+    return loss, grad_query
+
+
+def _softmax_in_place(scores: Tensor) -> Tensor:
+    """Turn the scores of each row into probabilities and return the row's log-sum-exp, (b,).
+
+    The largest probability of a row is at least 1 / c, so its logarithm is safe: log Σ exp s = max s − log max p.
+    """
+    largest = scores.amax(1)
+    torch.softmax(scores, 1, out=scores)
+    return largest.sub_(scores.amax(1).log_())
+
+
+def _subtract_one_at_labels(grad_scores: Tensor, labels: Tensor, start: int) -> None:
+    position, inside = label_positions(labels, start, grad_scores.shape[1])
+    grad_scores.scatter_add_(1, position[:, None], inside.to(grad_scores.dtype).neg_()[:, None])

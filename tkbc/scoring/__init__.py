@@ -1,0 +1,102 @@
+"""The pairwise scores, each in up to three scorings behind one function, ``make_score``.
+
+A score takes a query, a tuple of (b, width) tensors, and rows of the entity table, (c, width), and gives (b, c):
+
+    dot   q · e                        query (q,)
+    l1    −Σ_k |a_k − w_k e_k|         query (a, w)
+
+``materialized`` scores all entities in plain PyTorch and keeps the graph, ``chunked`` does so a chunk of entities at a
+time and recomputes in backward, ``fused`` builds no tensor larger than the scores. All three give the same numbers.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from memplan.errors import UsageError
+from memplan.workload import DeviceType, Score, Scoring
+from tkbc.scoring.dot_fused import FusedDot
+from tkbc.scoring.plain import Chunked, Materialized
+from tkbc.scoring.reference import FORMULAS
+
+
+class PairwiseScore(Protocol):
+    """What the loss and the evaluation ask of a score."""
+
+    @property
+    def needs_buffer(self) -> bool:
+        """Whether ``forward`` writes into the ``out`` that it is given (otherwise ``out`` is None)."""
+
+    def forward(self, query: tuple[Tensor, ...], entities: Tensor, out: Tensor | None, *, grad: bool) -> Tensor:
+        """Return the (b, c) scores; the caller may overwrite them. ``grad``: a backward will follow."""
+
+    def backward(
+        self,
+        query: tuple[Tensor, ...],
+        entities: Tensor,
+        grad_scores: Tensor,
+        grad_query: tuple[Tensor, ...],
+        grad_entities: Tensor,
+    ) -> None:
+        """Add the gradients of Σ grad_scores · scores to ``grad_query`` and ``grad_entities``."""
+
+
+def _fused_l1(threads: int) -> PairwiseScore:
+    from tkbc.scoring.l1_numba import NumbaL1  # numba takes a second to import: only where it is used
+
+    kernel = NumbaL1(threads)
+    kernel.compile()
+    return kernel
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """One way to compute one score, and where it runs."""
+
+    score: Score
+    scoring: Scoring
+    devices: frozenset[DeviceType]
+    make: Callable[[int], PairwiseScore]
+    needs: str | None = None
+    """A Python package that must be installed."""
+
+    def obstacle(self, device: DeviceType) -> str | None:
+        """Return why this implementation cannot run on ``device`` here, or None if it can."""
+        if device not in self.devices:
+            return f"there is no {self.scoring} kernel for the {self.score} score on {device} yet"
+        if self.needs is not None and importlib.util.find_spec(self.needs) is None:
+            return f"it needs the package {self.needs} (pip install {self.needs})"
+        return None
+
+
+_BOTH: frozenset[DeviceType] = frozenset(("cpu", "cuda"))
+_CPU: frozenset[DeviceType] = frozenset(("cpu",))
+
+IMPLEMENTATIONS: tuple[Implementation, ...] = (
+    Implementation("dot", "fused", _BOTH, lambda _: FusedDot()),
+    Implementation("dot", "chunked", _BOTH, lambda _: Chunked(FORMULAS["dot"])),
+    Implementation("dot", "materialized", _BOTH, lambda _: Materialized(FORMULAS["dot"])),
+    Implementation("l1", "fused", _CPU, _fused_l1, needs="numba"),
+    Implementation("l1", "chunked", _BOTH, lambda _: Chunked(FORMULAS["l1"])),
+    Implementation("l1", "materialized", _BOTH, lambda _: Materialized(FORMULAS["l1"])),
+)
+
+
+def make_score(score: Score, scoring: Scoring, device: DeviceType, threads: int = 1) -> PairwiseScore:
+    """Return the implementation of ``score`` asked for.
+
+    ``threads``: CPU threads of the fused L1 kernel; the others follow PyTorch's own setting.
+
+    Raises:
+        UsageError: it cannot run here, with the reason. Nothing is chosen in its place: choosing is the planner's.
+    """
+    (found,) = (i for i in IMPLEMENTATIONS if (i.score, i.scoring) == (score, scoring))
+    obstacle = found.obstacle(device)
+    if obstacle is not None:
+        raise UsageError(f"scoring {scoring!r} of the {score} score cannot run here: {obstacle}; use --scoring chunked")
+    return found.make(threads)

@@ -1,0 +1,207 @@
+"""The weighted L1 score on the CPU, fused: numba kernels that never build a (b, ·, d) tensor.
+
+Bytes: told by memplan/programs/scoring.py (``fused_l1_forward`` and ``fused_l1_backward``).
+
+The entities are cut into one span a thread and each span into tiles. A tile's rows are copied transposed, (d, tile), so
+that the inner loops run over neighbouring entities and vectorise without horizontal sums. The backward recomputes each
+difference once for all three gradients and takes four queries a pass, so that the tile's gradient is loaded and stored
+once for the four. A thread owns its span of entities, hence writes their gradient alone; the gradient of the queries is
+summed over threads in a fixed order, so that equal threads give equal bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+TILE = 720
+"""Entities a tile: at d = 100 the tile and its gradient take 576 KB and stay in a core's L2 cache."""
+
+# Reordering sums and contracting multiply-adds is safe here; assuming that no NaN occurs is not, since a diverged run
+# must show its NaN.
+_FASTMATH = {"reassoc", "contract", "nsz"}
+
+
+def geometry(n_candidates: int, threads: int) -> tuple[int, int]:
+    """Return (parts, tile): the threads that get work and the width of their tiles, for ``n_candidates`` entities."""
+    parts = min(threads, -(-n_candidates // TILE))
+    span = -(-n_candidates // parts)
+    return parts, min(TILE, span)
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)  # pragma: no cover
+def _forward(a: Any, w: Any, e: Any, out: Any, start: int, stop: int, packed: Any) -> None:
+    n_queries, rank = a.shape
+    tile = packed.shape[1]
+    whole = rank - rank % 4
+    for first in range(start, stop, tile):
+        last = min(stop, first + tile)
+        width = last - first
+        for k in range(rank):
+            row = packed[k]
+            for j in range(width):
+                row[j] = e[first + j, k]
+        for b in range(n_queries):
+            o = out[b, first:last]
+            for j in range(width):
+                o[j] = np.float32(0)
+            # Four terms a pass: one load and one store of the score for four of the sum's terms.
+            for k in range(0, whole, 4):
+                a0, a1, a2, a3 = a[b, k], a[b, k + 1], a[b, k + 2], a[b, k + 3]
+                w0, w1, w2, w3 = w[b, k], w[b, k + 1], w[b, k + 2], w[b, k + 3]
+                p0, p1, p2, p3 = packed[k], packed[k + 1], packed[k + 2], packed[k + 3]
+                for j in range(width):
+                    o[j] -= (abs(a0 - w0 * p0[j]) + abs(a1 - w1 * p1[j])) + (
+                        abs(a2 - w2 * p2[j]) + abs(a3 - w3 * p3[j])
+                    )
+            for k in range(whole, rank):
+                a0, w0, p0 = a[b, k], w[b, k], packed[k]
+                for j in range(width):
+                    o[j] -= abs(a0 - w0 * p0[j])
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)  # pragma: no cover
+def _backward(
+    a: Any, w: Any, e: Any, g: Any, grad_a: Any, grad_w: Any, grad_e: Any, start: int, stop: int, packed: Any, grads: Any
+) -> None:
+    n_queries, rank = a.shape
+    tile = packed.shape[1]
+    whole = n_queries - n_queries % 4
+    zero = np.float32(0)
+    for first in range(start, stop, tile):
+        last = min(stop, first + tile)
+        width = last - first
+        for k in range(rank):
+            row = packed[k]
+            grad_row = grads[k]
+            for j in range(width):
+                row[j] = e[first + j, k]
+                grad_row[j] = zero
+        for b in range(0, whole, 4):
+            g0, g1, g2, g3 = g[b, first:last], g[b + 1, first:last], g[b + 2, first:last], g[b + 3, first:last]
+            for k in range(rank):
+                a0, a1, a2, a3 = a[b, k], a[b + 1, k], a[b + 2, k], a[b + 3, k]
+                w0, w1, w2, w3 = w[b, k], w[b + 1, k], w[b + 2, k], w[b + 3, k]
+                p, q = packed[k], grads[k]
+                sa0, sa1, sa2, sa3 = zero, zero, zero, zero
+                sw0, sw1, sw2, sw3 = zero, zero, zero, zero
+                for j in range(width):
+                    x = p[j]
+                    # A tie (difference 0) counts as +1, one of the valid subgradients; PyTorch's abs takes 0 there.
+                    t0 = g0[j] if a0 - w0 * x >= zero else -g0[j]
+                    t1 = g1[j] if a1 - w1 * x >= zero else -g1[j]
+                    t2 = g2[j] if a2 - w2 * x >= zero else -g2[j]
+                    t3 = g3[j] if a3 - w3 * x >= zero else -g3[j]
+                    sa0 += t0
+                    sa1 += t1
+                    sa2 += t2
+                    sa3 += t3
+                    sw0 += t0 * x
+                    sw1 += t1 * x
+                    sw2 += t2 * x
+                    sw3 += t3 * x
+                    q[j] += (t0 * w0 + t1 * w1) + (t2 * w2 + t3 * w3)
+                grad_a[b, k] -= sa0
+                grad_a[b + 1, k] -= sa1
+                grad_a[b + 2, k] -= sa2
+                grad_a[b + 3, k] -= sa3
+                grad_w[b, k] += sw0
+                grad_w[b + 1, k] += sw1
+                grad_w[b + 2, k] += sw2
+                grad_w[b + 3, k] += sw3
+        for b in range(whole, n_queries):
+            g0 = g[b, first:last]
+            for k in range(rank):
+                a0, w0 = a[b, k], w[b, k]
+                p, q = packed[k], grads[k]
+                sa0, sw0 = zero, zero
+                for j in range(width):
+                    x = p[j]
+                    t0 = g0[j] if a0 - w0 * x >= zero else -g0[j]
+                    sa0 += t0
+                    sw0 += t0 * x
+                    q[j] += t0 * w0
+                grad_a[b, k] -= sa0
+                grad_w[b, k] += sw0
+        for j in range(width):
+            for k in range(rank):
+                grad_e[first + j, k] += grads[k, j]
+
+
+class NumbaL1:
+    """−Σ_k |a_k − w_k e_k| and its gradients on the CPU, ``threads`` spans of entities at a time."""
+
+    needs_buffer = True
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        # Kernels release the GIL; plain threads avoid numba's threading layers and their start-up and fork rules.
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="l1") if threads > 1 else None
+
+    def forward(self, query: tuple[Tensor, ...], entities: Tensor, out: Tensor | None, *, grad: bool) -> Tensor:
+        """Write the (b, c) scores into ``out`` and return it (``grad`` changes nothing: no graph is kept)."""
+        del grad
+        a, w = query
+        assert out is not None
+        n_candidates, rank = entities.shape
+        parts, tile = geometry(n_candidates, self.threads)
+        packed = torch.empty((parts, rank, tile), dtype=torch.float32)
+        a_, w_, e_, out_, packed_ = (t.detach().numpy() for t in (a, w, entities, out, packed))
+
+        def work(part: int, start: int, stop: int) -> None:
+            _forward(a_, w_, e_, out_, start, stop, packed_[part])
+
+        self._run(work, n_candidates, parts)
+        return out
+
+    def backward(
+        self,
+        query: tuple[Tensor, ...],
+        entities: Tensor,
+        grad_scores: Tensor,
+        grad_query: tuple[Tensor, ...],
+        grad_entities: Tensor,
+    ) -> None:
+        """Add the gradients of Σ grad_scores · scores to ``grad_query`` and ``grad_entities``."""
+        a, w = query
+        grad_a, grad_w = grad_query
+        n_candidates, rank = entities.shape
+        parts, tile = geometry(n_candidates, self.threads)
+        packed = torch.empty((parts, rank, tile), dtype=torch.float32)
+        packed_grads = torch.empty((parts, rank, tile), dtype=torch.float32)
+        # Part 0 adds straight to the result; the others get tables of their own, added in order below.
+        others = torch.zeros((2, parts - 1, *a.shape), dtype=torch.float32)
+        a_, w_, e_, g_, grad_e_ = (t.detach().numpy() for t in (a, w, entities, grad_scores, grad_entities))
+        packed_, packed_grads_, others_ = packed.numpy(), packed_grads.numpy(), others.numpy()
+        grad_a_, grad_w_ = grad_a.numpy(), grad_w.numpy()
+
+        def work(part: int, start: int, stop: int) -> None:
+            to_a, to_w = (grad_a_, grad_w_) if part == 0 else (others_[0, part - 1], others_[1, part - 1])
+            _backward(a_, w_, e_, g_, to_a, to_w, grad_e_, start, stop, packed_[part], packed_grads_[part])
+
+        self._run(work, n_candidates, parts)
+        for part in range(parts - 1):
+            grad_a.add_(others[0, part])
+            grad_w.add_(others[1, part])
+
+    def _run(self, work: Callable[[int, int, int], None], n_candidates: int, parts: int) -> None:
+        span = -(-n_candidates // parts)
+        bounds = [(part, part * span, min(n_candidates, (part + 1) * span)) for part in range(parts)]
+        if self._pool is None or parts == 1:
+            for bound in bounds:
+                work(*bound)
+        else:
+            list(self._pool.map(lambda bound: work(*bound), bounds))
+
+    def compile(self) -> None:
+        """Compile both kernels (a few seconds the first time on a machine; kept in numba's cache on disk)."""
+        one = np.ones((1, 1), np.float32)
+        _forward(one, one, one, one.copy(), 0, 1, one.copy())
+        _backward(one, one, one, one, one.copy(), one.copy(), one.copy(), 0, 1, one.copy(), one.copy())
+

@@ -1,0 +1,95 @@
+"""The scores in plain PyTorch: ``materialized`` keeps the whole graph, ``chunked`` recomputes it a chunk at a time.
+
+Bytes: told by memplan/programs/scoring.py (``plain_*``).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tkbc.scoring.reference import Formula
+
+
+def _gradients(
+    scores: Tensor,
+    inputs: tuple[Tensor, ...],
+    grad_scores: Tensor,
+    grad_query: tuple[Tensor, ...],
+    grad_entities: Tensor,
+) -> None:
+    *to_query, to_entities = torch.autograd.grad(scores, inputs, grad_scores)
+    for total, part in zip(grad_query, to_query, strict=True):
+        total.add_(part)
+    grad_entities.add_(to_entities)
+
+
+def _leaves(query: tuple[Tensor, ...], entities: Tensor) -> tuple[Tensor, ...]:
+    return tuple(tensor.detach().requires_grad_() for tensor in (*query, entities))
+
+
+class Chunked:
+    """A formula over one chunk of entities; its graph lives only inside ``backward``, which computes it again."""
+
+    needs_buffer = True
+
+    def __init__(self, formula: Formula) -> None:
+        self.formula = formula
+
+    def forward(self, query: tuple[Tensor, ...], entities: Tensor, out: Tensor | None, *, grad: bool) -> Tensor:
+        """Write the (b, c) scores into ``out`` and return it (``grad`` changes nothing: no graph is kept)."""
+        del grad
+        assert out is not None
+        with torch.no_grad():
+            return out.copy_(self.formula(query, entities))
+
+    def backward(
+        self,
+        query: tuple[Tensor, ...],
+        entities: Tensor,
+        grad_scores: Tensor,
+        grad_query: tuple[Tensor, ...],
+        grad_entities: Tensor,
+    ) -> None:
+        """Add the gradients of Σ grad_scores · scores to ``grad_query`` and ``grad_entities``."""
+        leaves = _leaves(query, entities)
+        with torch.enable_grad():
+            scores = self.formula(leaves[:-1], leaves[-1])
+        _gradients(scores, leaves, grad_scores, grad_query, grad_entities)
+
+
+class Materialized:
+    """A formula over all entities at once, its graph kept from forward to backward: the guide's way."""
+
+    needs_buffer = False
+
+    def __init__(self, formula: Formula) -> None:
+        self.formula = formula
+        self._graph: tuple[Tensor, tuple[Tensor, ...]] | None = None
+
+    def forward(self, query: tuple[Tensor, ...], entities: Tensor, out: Tensor | None, *, grad: bool) -> Tensor:
+        """Return new (b, N) scores, which the caller may overwrite; with ``grad`` their graph is kept."""
+        del out
+        if not grad:
+            with torch.no_grad():
+                return self.formula(query, entities)
+        leaves = _leaves(query, entities)
+        with torch.enable_grad():
+            scores = self.formula(leaves[:-1], leaves[-1])
+        self._graph = (scores, leaves)
+        return scores.detach()
+
+    def backward(
+        self,
+        query: tuple[Tensor, ...],
+        entities: Tensor,
+        grad_scores: Tensor,
+        grad_query: tuple[Tensor, ...],
+        grad_entities: Tensor,
+    ) -> None:
+        """Add the gradients of Σ grad_scores · scores to ``grad_query`` and ``grad_entities``; frees the graph."""
+        del query, entities
+        assert self._graph is not None, "backward follows a forward with grad=True"
+        scores, leaves = self._graph
+        self._graph = None
+        _gradients(scores, leaves, grad_scores, grad_query, grad_entities)

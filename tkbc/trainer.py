@@ -1,0 +1,134 @@
+"""One optimizer step, told so that every allocation in it is named: the code whose bytes memplan predicts.
+
+Bytes: told by memplan/programs/step.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from memplan.workload import Workload
+from tkbc.data.dataset import Ids, with_reciprocals
+from tkbc.loss import PhaseMarker, no_phase, softmax_cross_entropy
+from tkbc.models import MODELS, Batch
+from tkbc.models.base import gradient
+from tkbc.optimizers import make_optimizer
+from tkbc.scoring import make_score
+
+
+class Trainer:
+    """A model, its optimizer and its training examples on one device, trained as ``workload`` says.
+
+    The step's mathematics does not depend on the micro-batch, the chunk or the scoring: the loss and the embedding
+    regularizer are summed over micro-batches and divided by the examples of the batch, a short last batch by its own;
+    the time regularizer is added once a step.
+    """
+
+    def __init__(
+        self,
+        workload: Workload,
+        facts: Ids,
+        *,
+        learning_rate: float,
+        seed: int = 0,
+        phase: PhaseMarker = no_phase,
+    ) -> None:
+        self.workload = workload
+        self.seed = seed
+        self.phase = phase
+        device = workload.device
+        with phase("setup"):
+            generator = torch.Generator(device).manual_seed(seed)
+            self.model = MODELS[workload.model](workload, generator)
+            for parameter in self.model.parameters():
+                parameter.grad = torch.zeros_like(parameter, requires_grad=False)
+            if workload.unit_norm:
+                with torch.no_grad():
+                    self.model.project()
+            self.optimizer = make_optimizer(workload.optimizer, self.model.parameters(), learning_rate, device)
+            # Columns, not rows: a micro-batch's heads then lie side by side, as index_select wants its ids.
+            examples = np.ascontiguousarray(with_reciprocals(facts, workload.n_relations).T)
+            self.examples = torch.empty(examples.shape, dtype=torch.int32, device=device)
+            self.examples.copy_(torch.from_numpy(examples))
+            self.totals = torch.zeros(2, dtype=torch.float64, device=device)
+            """Sums over the epoch so far: the loss, and the N3 penalty."""
+        self.score = make_score(workload.score, workload.scoring, device, workload.threads)
+
+    def persistent_tensors(self) -> Iterator[Tensor]:
+        """Yield every tensor that lives as long as the trainer."""
+        for parameter in self.model.parameters():
+            yield parameter
+            yield gradient(parameter)
+            for state in self.optimizer.state[parameter].values():
+                if isinstance(state, Tensor):
+                    yield state
+        yield self.examples
+        yield self.totals
+
+    def shuffled(self, epoch: int) -> Tensor:
+        """Return the order of the examples in ``epoch``, (2 · n_facts,) int64: a function of seed and epoch alone."""
+        (seed,) = np.random.SeedSequence([self.seed, epoch]).generate_state(1)
+        with self.phase("shuffle"):
+            order = torch.randperm(self.examples.shape[1], generator=torch.Generator().manual_seed(int(seed)))
+            return order.to(self.workload.device)
+
+    @torch.no_grad()
+    def step(self, order: Tensor) -> None:
+        """Take one optimizer step on the examples that ``order`` names: B of them, or fewer at the end of an epoch."""
+        workload = self.workload
+        parameters = list(self.model.parameters())
+        for parameter in parameters:
+            gradient(parameter).zero_()
+        for start in range(0, len(order), workload.micro_batch_size):
+            self._micro_batch(order[start : start + workload.micro_batch_size])
+        with self.phase("optimizer"):
+            for parameter in parameters:
+                gradient(parameter).div_(len(order))
+            if workload.time_reg > 0:
+                self.model.regularize_time(workload.time_reg, no_time_emb=workload.no_time_emb)
+            self.optimizer.step()
+            if workload.unit_norm:
+                self.model.project()
+
+    def _micro_batch(self, order: Tensor) -> None:
+        """Add one micro-batch's gradient, a sum over its examples, and its loss to the totals."""
+        model, phase = self.model, self.phase
+        with phase("encode"):
+            batch = Batch(*self.examples.index_select(1, order))
+            encoding = model.encode(batch)
+            labels = batch.tail.long()
+        loss, grad_query = softmax_cross_entropy(
+            self.score,
+            encoding.query,
+            model.entity.detach(),
+            labels,
+            gradient(model.entity),
+            chunk_size=self.workload.chunk_size,
+            phase=phase,
+        )
+        with phase("encode backward"):
+            self.totals[0].add_(loss)
+            del loss, labels
+            model.encode_backward(batch, encoding, grad_query)
+            del encoding, grad_query
+        if self.workload.emb_reg > 0:
+            with phase("regularize"):
+                self.totals[1].add_(model.regularize(batch, self.workload.emb_reg))
+
+    def run_epoch(self, epoch: int, on_step: Callable[[int], None] = lambda _examples: None) -> tuple[float, float]:
+        """Train one epoch; return the mean loss and the mean N3 penalty of its examples.
+
+        ``on_step`` is called after every step with the number of examples done.
+        """
+        self.totals.zero_()
+        order = self.shuffled(epoch)
+        for start in range(0, len(order), self.workload.batch_size):
+            part = order[start : start + self.workload.batch_size]
+            self.step(part)
+            on_step(start + len(part))
+        loss, penalty = (self.totals / len(order)).tolist()
+        return loss, penalty
