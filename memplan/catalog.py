@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from memplan.errors import unknown_name
@@ -127,6 +129,12 @@ def find_dataset(name: str) -> DatasetEntry:
         if known.lower() == name.lower():
             return entry
     raise unknown_name("dataset", name, DATASETS)
+
+
+def is_folder(dataset: str) -> bool:
+    """Return whether ``--dataset`` names a folder rather than an entry of the catalog."""
+    known = {name.lower() for name in DATASETS}
+    return dataset.lower() not in known and (os.sep in dataset or Path(dataset).is_dir())
 
 
 def find_gpu(name: str) -> Gpu:

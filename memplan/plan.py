@@ -156,7 +156,7 @@ class Plan(BaseModel):
 
 
 class PhaseCheck(BaseModel):
-    """Predicted against measured for one phase; ``relative_error`` is of the requested bytes, measured / predicted − 1."""
+    """Predicted against measured for one phase; ``relative_error`` is measured / predicted − 1 of the requested bytes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -176,9 +176,7 @@ class MemoryCheck(BaseModel):
     peak: PhaseCheck
 
     @classmethod
-    def compare(
-        cls, device: str, phases: list[PhasePeak], peak: Peak, measured: dict[str, Bytes]
-    ) -> MemoryCheck:
+    def compare(cls, device: str, phases: list[PhasePeak], peak: Peak, measured: dict[str, Bytes]) -> MemoryCheck:
         """Return the check of the phases that were measured; a phase that was not foreseen counts as predicted 0.
 
         Every kind that the device tells apart is compared for the peak; phases are compared by requested bytes.

@@ -25,7 +25,7 @@ from tkbc.models import Batch, Model
 from tkbc.scoring import PairwiseScore
 
 FILTER_PIECE = 8192
-"""Filtered (query, entity) pairs handed to the device at a time; a fixed size, so that memory does not follow the data."""
+"""Filtered (query, entity) pairs handed to the device at a time: fixed, so that memory does not follow the data."""
 
 
 class Metrics(NamedTuple):

@@ -63,8 +63,10 @@ def _modulus(factor: Tensor) -> Tensor:
 
 def _sum_of_cubes(modulus: Tensor) -> Tensor:
     """Return Σ x³ of x ≥ 0 without a tensor of cubes: the 3-norm, cubed."""
-    return torch.linalg.vector_norm(modulus, 3).pow_(3)
+    norm: Tensor = torch.linalg.vector_norm(modulus, 3)
+    return norm.pow_(3)
 
 
 def _sum_of_squares(tensor: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(tensor, 2).pow_(2)
+    norm: Tensor = torch.linalg.vector_norm(tensor, 2)
+    return norm.pow_(2)

@@ -119,14 +119,16 @@ class Trainer:
             with phase("regularize"):
                 self.totals[1].add_(model.regularize(batch, self.workload.emb_reg))
 
-    def run_epoch(self, epoch: int, on_step: Callable[[int], None] = lambda _examples: None) -> tuple[float, float]:
-        """Train one epoch; return the mean loss and the mean N3 penalty of its examples.
+    def run_epoch(
+        self, order: Tensor, on_step: Callable[[int], None] = lambda _examples: None, *, first: int = 0
+    ) -> tuple[float, float]:
+        """Train on ``order`` from its ``first`` example on; return the epoch's mean loss and mean N3 penalty.
 
-        ``on_step`` is called after every step with the number of examples done.
+        ``on_step`` is called after every step with the number of examples done. The caller frees ``order``.
         """
-        self.totals.zero_()
-        order = self.shuffled(epoch)
-        for start in range(0, len(order), self.workload.batch_size):
+        if first == 0:
+            self.totals.zero_()
+        for start in range(first, len(order), self.workload.batch_size):
             part = order[start : start + self.workload.batch_size]
             self.step(part)
             on_step(start + len(part))

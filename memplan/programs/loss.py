@@ -30,7 +30,9 @@ def softmax_cross_entropy(ledger: Ledger, workload: Workload, b: int) -> tuple[A
         ledger.free(difference, label_score)
     assert scores is not None
     with ledger.phase("score backward"):
-        grad_query = [ledger.new("gradient of the query", b, workload.width) for _ in range(scoring.query_tensors(workload))]
+        grad_query = [
+            ledger.new("gradient of the query", b, workload.width) for _ in range(scoring.query_tensors(workload))
+        ]
         for c in sizes:
             if chunk < n:
                 scoring.forward(ledger, workload, b, c)

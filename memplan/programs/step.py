@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from memplan.devices import CUBLAS_WORKSPACE_BYTES
 from memplan.ledger import Allocation, Ledger
 from memplan.programs import complex_family, loss, optimizers, pairre, regularizers
 from memplan.programs.encoder import ModelProgram
@@ -46,6 +47,9 @@ def setup(ledger: Ledger, workload: Workload, model: ModelProgram) -> None:
     optimizers.state(ledger, workload, tables)
     ledger.new("training examples", 4, workload.n_examples, dtype="int32")
     ledger.new("totals of the epoch", 2, dtype="float64")
+    if workload.device == "cuda" and workload.score == "dot":
+        # PyTorch allocates it at the first matrix product and keeps it.
+        ledger.new("cuBLAS workspace", CUBLAS_WORKSPACE_BYTES, dtype="uint8")
 
 
 def step(ledger: Ledger, workload: Workload, model: ModelProgram) -> None:

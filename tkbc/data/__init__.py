@@ -7,14 +7,14 @@ from pathlib import Path
 
 import platformdirs
 
-from memplan.catalog import DATASETS, DEMO, DatasetEntry, find_dataset
+from memplan.catalog import DEMO, DatasetEntry, find_dataset, is_folder
 from memplan.errors import MemplanError
 from tkbc.data.cache import load_folder
 from tkbc.data.dataset import Dataset, FilterIndex, with_reciprocals
 from tkbc.data.demo import generate_demo
 from tkbc.data.raw import missing_files
 
-__all__ = ["Dataset", "FilterIndex", "data_folder", "is_folder", "load_dataset", "with_reciprocals"]
+__all__ = ["Dataset", "FilterIndex", "data_folder", "find_folder", "load_dataset", "with_reciprocals"]
 
 
 def data_folder(data_dir: Path | None) -> Path:
@@ -23,12 +23,6 @@ def data_folder(data_dir: Path | None) -> Path:
         return data_dir
     from_environment = os.environ.get("TKBC_DATA")
     return Path(from_environment) if from_environment else Path(platformdirs.user_data_dir("tkbc"))
-
-
-def is_folder(dataset: str) -> bool:
-    """Return whether ``--dataset`` names a folder rather than a catalog entry."""
-    known = {name.lower() for name in DATASETS}
-    return dataset.lower() not in known and (os.sep in dataset or Path(dataset).is_dir())
 
 
 def find_folder(entry: DatasetEntry, data_dir: Path | None) -> Path | None:
@@ -51,8 +45,9 @@ def load_dataset(dataset: str, data_dir: Path | None = None, *, seed: int = 0) -
     if is_folder(dataset):
         folder = Path(dataset)
         if not folder.is_dir():
-            raise MemplanError(f"{folder}: no such folder; --dataset takes a catalog name or a folder with train, "
-                               "valid and test")
+            raise MemplanError(
+                f"{folder}: no such folder; --dataset takes a catalog name or a folder with train, valid and test"
+            )
         return load_folder(folder, folder.resolve().name)
     entry = find_dataset(dataset)
     if entry is DEMO:

@@ -6,8 +6,10 @@ import hashlib
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import platformdirs
 
 from tkbc.data.dataset import SPLITS, Dataset
@@ -52,7 +54,9 @@ def _read(path: Path, name: str) -> Dataset | None:
 
 def _write(path: Path, dataset: Dataset) -> None:
     # Names contain neither tab nor line break (the files are split at both), so that a line break may join them.
-    arrays = {key: np.frombuffer("\n".join(getattr(dataset, key)).encode(), dtype=np.uint8) for key in _NAMES}
+    arrays: dict[str, npt.NDArray[Any]] = {
+        key: np.frombuffer("\n".join(getattr(dataset, key)).encode(), dtype=np.uint8) for key in _NAMES
+    }
     arrays |= {split: dataset.split(split) for split in SPLITS}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

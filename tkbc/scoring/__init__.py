@@ -11,14 +11,13 @@ time and recomputes in backward, ``fused`` builds no tensor larger than the scor
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
 
 from memplan.errors import UsageError
+from memplan.scorings import obstacle
 from memplan.workload import DeviceType, Score, Scoring
 from tkbc.scoring.dot_fused import FusedDot
 from tkbc.scoring.plain import Chunked, Materialized
@@ -54,37 +53,14 @@ def _fused_l1(threads: int) -> PairwiseScore:
     return kernel
 
 
-@dataclass(frozen=True)
-class Implementation:
-    """One way to compute one score, and where it runs."""
-
-    score: Score
-    scoring: Scoring
-    devices: frozenset[DeviceType]
-    make: Callable[[int], PairwiseScore]
-    needs: str | None = None
-    """A Python package that must be installed."""
-
-    def obstacle(self, device: DeviceType) -> str | None:
-        """Return why this implementation cannot run on ``device`` here, or None if it can."""
-        if device not in self.devices:
-            return f"there is no {self.scoring} kernel for the {self.score} score on {device} yet"
-        if self.needs is not None and importlib.util.find_spec(self.needs) is None:
-            return f"it needs the package {self.needs} (pip install {self.needs})"
-        return None
-
-
-_BOTH: frozenset[DeviceType] = frozenset(("cpu", "cuda"))
-_CPU: frozenset[DeviceType] = frozenset(("cpu",))
-
-IMPLEMENTATIONS: tuple[Implementation, ...] = (
-    Implementation("dot", "fused", _BOTH, lambda _: FusedDot()),
-    Implementation("dot", "chunked", _BOTH, lambda _: Chunked(FORMULAS["dot"])),
-    Implementation("dot", "materialized", _BOTH, lambda _: Materialized(FORMULAS["dot"])),
-    Implementation("l1", "fused", _CPU, _fused_l1, needs="numba"),
-    Implementation("l1", "chunked", _BOTH, lambda _: Chunked(FORMULAS["l1"])),
-    Implementation("l1", "materialized", _BOTH, lambda _: Materialized(FORMULAS["l1"])),
-)
+IMPLEMENTATIONS: dict[tuple[Score, Scoring], Callable[[int], PairwiseScore]] = {
+    ("dot", "fused"): lambda _: FusedDot(),
+    ("dot", "chunked"): lambda _: Chunked(FORMULAS["dot"]),
+    ("dot", "materialized"): lambda _: Materialized(FORMULAS["dot"]),
+    ("l1", "fused"): _fused_l1,
+    ("l1", "chunked"): lambda _: Chunked(FORMULAS["l1"]),
+    ("l1", "materialized"): lambda _: Materialized(FORMULAS["l1"]),
+}
 
 
 def make_score(score: Score, scoring: Scoring, device: DeviceType, threads: int = 1) -> PairwiseScore:
@@ -95,8 +71,7 @@ def make_score(score: Score, scoring: Scoring, device: DeviceType, threads: int 
     Raises:
         UsageError: it cannot run here, with the reason. Nothing is chosen in its place: choosing is the planner's.
     """
-    (found,) = (i for i in IMPLEMENTATIONS if (i.score, i.scoring) == (score, scoring))
-    obstacle = found.obstacle(device)
-    if obstacle is not None:
-        raise UsageError(f"scoring {scoring!r} of the {score} score cannot run here: {obstacle}; use --scoring chunked")
-    return found.make(threads)
+    why_not = obstacle(score, scoring, device)
+    if why_not is not None:
+        raise UsageError(f"scoring {scoring!r} of the {score} score cannot run: {why_not}; use --scoring chunked")
+    return IMPLEMENTATIONS[score, scoring](threads)

@@ -68,7 +68,17 @@ def _forward(a: Any, w: Any, e: Any, out: Any, start: int, stop: int, packed: An
 
 @numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)  # pragma: no cover
 def _backward(
-    a: Any, w: Any, e: Any, g: Any, grad_a: Any, grad_w: Any, grad_e: Any, start: int, stop: int, packed: Any, grads: Any
+    a: Any,
+    w: Any,
+    e: Any,
+    g: Any,
+    grad_a: Any,
+    grad_w: Any,
+    grad_e: Any,
+    start: int,
+    stop: int,
+    packed: Any,
+    grads: Any,
 ) -> None:
     n_queries, rank = a.shape
     tile = packed.shape[1]
@@ -204,4 +214,3 @@ class NumbaL1:
         one = np.ones((1, 1), np.float32)
         _forward(one, one, one, one.copy(), 0, 1, one.copy())
         _backward(one, one, one, one, one.copy(), one.copy(), one.copy(), 0, 1, one.copy(), one.copy())
-

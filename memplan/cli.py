@@ -1,0 +1,249 @@
+"""The ``memplan`` command: each command parses, calls one function and prints."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import BaseModel
+from typer.core import TyperGroup
+
+from memplan.catalog import DATASETS, GPUS
+from memplan.devices import resolve, usable_threads
+from memplan.errors import DoesNotFitError, MemplanError
+from memplan.options import AsJson, GraphOptions, JobOptions, gather, with_options
+from memplan.scorings import available
+from memplan.workload import SCORE_OF_MODEL, build_workload
+
+
+class _Group(TyperGroup):
+    """A user's own mistake is one line on stderr and an exit status, never a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except MemplanError as error:
+            typer.echo(f"memplan: {error}", err=True)
+            raise typer.Exit(error.exit_code) from None
+
+
+app = typer.Typer(
+    cls=_Group,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Plan, to the byte, what training a temporal knowledge-graph embedding allocates; then train with that plan.",
+    epilog="Exit status: 0 it fits, 1 an error, 2 bad usage, 3 it does not fit.",
+)
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="memplan")
+
+
+@app.command()
+@with_options(GraphOptions)
+def estimate(
+    given: GraphOptions,
+    explain: Annotated[bool, typer.Option("--explain", help="List every tensor alive at the peak.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what exactly this configuration allocates, and whether it fits. Chooses nothing: see plan for that."""
+    from memplan.estimator import estimate as run
+
+    job, target = gather(given), resolve(given.device, given.budget)
+    # What is left out takes its plain value: the whole batch, all entities, the scoring that needs least.
+    scoring = available(SCORE_OF_MODEL[job.settings["model"]], target.device)[-1]
+    settings = {"scoring": scoring, **job.settings, "device": target.device, "threads": usable_threads()}
+    workload = build_workload(job.shape, **settings)
+    result = run(workload, outside_bytes=target.outside_bytes, budget_bytes=target.budget_bytes)
+    if as_json:
+        _print_json(result)
+    else:
+        from memplan.report import estimate_report, make_console
+
+        make_console().print(estimate_report(result, target, explain=explain))
+    if not result.fits:
+        raise typer.Exit(DoesNotFitError.exit_code)
+
+
+@app.command()
+@with_options(GraphOptions)
+def plan(given: GraphOptions, as_json: AsJson = False) -> None:
+    """Choose micro-batch, chunk, scoring and evaluation sizes for a device or budget, and say why."""
+    from memplan.planner import plan as search
+
+    job, target = gather(given), resolve(given.device, given.budget)
+    result = search(job.shape, target, **job.settings, threads=usable_threads())
+    if as_json:
+        _print_json(result)
+    else:
+        from memplan.report import make_console, plan_report
+
+        make_console().print(plan_report(result, target))
+
+
+@app.command()
+@with_options(JobOptions)
+def train(
+    given: JobOptions,
+    auto_fit_gpu: Annotated[
+        bool,
+        typer.Option(
+            "--auto-fit-gpu", help="Choose sizes that fit the GPU present; without one, this machine's memory."
+        ),
+    ] = False,
+    plan_file: Annotated[Path | None, typer.Option("--plan", help="Train this plan, as plan --json wrote it.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Of the optimizer; else the recipe's.")] = None,
+    max_epochs: Annotated[int | None, typer.Option(help="Epochs; else the recipe's.")] = None,
+    valid_freq: Annotated[int, typer.Option(help="Validate after every this many epochs.")] = 5,
+    seed: Annotated[int, typer.Option(help="Same seed, same machine: same run.")] = 0,
+    run_dir: Annotated[Path | None, typer.Option(help="The run's folder; else a new one in runs/.")] = None,
+) -> None:
+    """Plan, train, check the plan against the allocations that really happen, and evaluate."""
+    from tkbc.command import run_command
+
+    settings = {
+        "learning_rate": learning_rate,
+        "max_epochs": max_epochs,
+        "valid_freq": valid_freq,
+        "seed": seed,
+    }
+    run_command(given, settings, auto_fit=auto_fit_gpu, plan_file=plan_file, run_folder=run_dir)
+
+
+@app.command()
+def datasets(
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Where to look; else $TKBC_DATA or your data directory.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the catalog's datasets, their shapes, and where they are on this machine."""
+    from memplan.report import listing, make_console
+    from tkbc.data import data_folder, find_folder
+
+    places = {name: find_folder(entry, data_dir) for name, entry in DATASETS.items()}
+    if as_json:
+        rows = [
+            {"name": name, **entry.shape.model_dump(), "n_valid": entry.n_valid, "n_test": entry.n_test}
+            | {"source": entry.source, "folder": None if places[name] is None else str(places[name])}
+            for name, entry in DATASETS.items()
+        ]
+        _print_json({"data_dir": str(data_folder(data_dir)), "datasets": rows})
+        return
+    columns = ("dataset", "entities>", "relations>", "timestamps>", "train>", "valid>", "test>", "where")
+    make_console().print(
+        listing(
+            columns,
+            (
+                (
+                    name,
+                    *(f"{n:,}" for n in entry.shape.model_dump().values()),
+                    f"{entry.n_valid:,}",
+                    f"{entry.n_test:,}",
+                    str(places[name] or ("generated" if name == "demo" else f"not here; from {entry.how_to_get}")),
+                )
+                for name, entry in DATASETS.items()
+            ),
+        )
+    )
+    make_console().print(f"looked in {data_folder(data_dir)}", soft_wrap=True)
+
+
+@app.command()
+def devices(as_json: AsJson = False) -> None:
+    """List what is here to train on, and the GPUs that can be planned for by name."""
+    from memplan.devices import free_ram_bytes, present_gpus
+    from memplan.report import listing, make_console
+    from memplan.units import format_bytes
+
+    free, limit = free_ram_bytes()
+    here = present_gpus()
+    if as_json:
+        _print_json(
+            {
+                "cpu": {"free_bytes": free, "limit": limit, "threads": usable_threads()},
+                "gpus": [gpu._asdict() for gpu in here],
+                "catalog": [
+                    {"name": gpu.name, "memory_bytes": gpu.memory_bytes, "source": gpu.source} for gpu in GPUS.values()
+                ],
+            }
+        )
+        return
+    console = make_console()
+    console.print(f"cpu   {usable_threads()} threads, {format_bytes(free)} free ({limit})")
+    for gpu in here:
+        console.print(f"cuda  {gpu.name}, {format_bytes(gpu.free_bytes)} free of {format_bytes(gpu.total_bytes)}")
+    if not here:
+        console.print("cuda  no NVIDIA GPU or driver found")
+    console.print()
+    columns = ("plan for", "memory>", "TFLOP/s fp32>", "GB/s>", "source")
+    rows = (
+        (
+            gpu.name,
+            format_bytes(gpu.memory_bytes),
+            f"{gpu.flops_per_second / 1e12:.1f}",
+            f"{gpu.bytes_per_second / 1e9:,.0f}",
+            gpu.source,
+        )
+        for gpu in GPUS.values()
+    )
+    console.print(listing(columns, rows))
+
+
+@app.command()
+def models(as_json: AsJson = False) -> None:
+    """List the models, their scores and where each scoring runs."""
+    from memplan.programs.step import MODELS
+    from memplan.report import listing, make_console
+
+    rows: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "score": score,
+            "row_floats": "2d" if name == "TNTComplEx" else "d",
+            "tables": list(MODELS[name].tables(_toy(name))),
+            "scorings": {"cpu": available(score, "cpu"), "cuda": available(score, "cuda")},
+        }
+        for name, score in SCORE_OF_MODEL.items()
+    ]
+    if as_json:
+        _print_json({"models": rows})
+        return
+    columns = ("model", "score", "row", "tables", "on cpu", "on cuda")
+    make_console().print(
+        listing(
+            columns,
+            (
+                (
+                    row["name"],
+                    row["score"],
+                    row["row_floats"],
+                    ", ".join(row["tables"]),
+                    ", ".join(row["scorings"]["cpu"]),
+                    ", ".join(row["scorings"]["cuda"]),
+                )
+                for row in rows
+            ),
+        )
+    )
+
+
+def _toy(model: str) -> Any:
+    from memplan.catalog import DEMO
+
+    return build_workload(DEMO.shape, model=model)
+
+
+def _print_json(value: BaseModel | dict[str, Any]) -> None:
+    text = value.model_dump_json(indent=2) if isinstance(value, BaseModel) else json.dumps(value, indent=2)
+    sys.stdout.write(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""From a workload to bytes: the ledger of its run, and on CUDA the allocator's replay of it."""
+
+from __future__ import annotations
+
+from memplan.allocator import replay
+from memplan.ledger import Ledger
+from memplan.plan import Estimate, Peak, PhasePeak, TensorAtPeak
+from memplan.programs.step import run
+from memplan.workload import Workload
+
+
+def estimate(workload: Workload, *, outside_bytes: int = 0, budget_bytes: int | None = None) -> Estimate:
+    """Return what ``workload`` will allocate, and whether it fits ``budget_bytes``.
+
+    ``outside_bytes``: what the device loses to a run besides the allocator, such as a CUDA context.
+    """
+    ledger = run(workload)
+    peak = peak_of(ledger, workload, outside_bytes)
+    return Estimate(
+        workload=workload,
+        peak=peak,
+        phases=[PhasePeak(name=name, peak_bytes=n_bytes) for name, n_bytes in ledger.phase_peaks.items()],
+        tensors_at_peak=[
+            TensorAtPeak(name=tensor.name, shape=tensor.shape, dtype=tensor.dtype, bytes=tensor.n_bytes)
+            for tensor in ledger.alive_at_peak()
+        ],
+        budget_bytes=budget_bytes,
+        fits=None if budget_bytes is None else peak.device_bytes <= budget_bytes,
+    )
+
+
+def peak_of(ledger: Ledger, workload: Workload, outside_bytes: int) -> Peak:
+    """Return the peak of a ledger as each layer of memory sees it.
+
+    PyTorch's CPU allocator hands every request to the C library and takes nothing in reserve, so on the CPU all four
+    numbers are the requested bytes.
+    """
+    requested = ledger.peak_bytes
+    if workload.device == "cpu":
+        return Peak(
+            requested_bytes=requested, allocated_bytes=requested, reserved_bytes=requested, device_bytes=requested
+        )
+    allocator = replay(ledger.events)
+    return Peak(
+        requested_bytes=requested,
+        allocated_bytes=allocator.peak_allocated_bytes,
+        reserved_bytes=allocator.peak_reserved_bytes,
+        device_bytes=allocator.peak_reserved_bytes + outside_bytes,
+    )

@@ -1,0 +1,189 @@
+"""The options that commands share, each written once, and what they add up to."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, get_type_hints
+
+import typer
+
+from memplan.catalog import DATASETS, DEMO, Recipe, find_dataset, find_recipe, is_folder
+from memplan.errors import UsageError, unknown_name
+from memplan.workload import SCORE_OF_MODEL, ModelName, Shape, Workload, validated
+
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY
+_WHAT, _HOW, _WHERE, _GRAPH = "What to train", "How", "Where", "A graph you do not have yet"
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobOptions:
+    """What to train, how and where: the options of every command that sizes a run."""
+
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="Catalog name, a folder with train, valid and test, or demo.", rich_help_panel=_WHAT),
+    ] = None
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(help="Where datasets lie; else $TKBC_DATA, else your data directory.", rich_help_panel=_WHAT),
+    ] = None
+    model: Annotated[str, typer.Option(help=f"{' or '.join(SCORE_OF_MODEL)}.", rich_help_panel=_WHAT)] = "TNTPairRE"
+    rank: Annotated[
+        int | None, typer.Option(help="d; the ComplEx family's rows hold 2d floats.", rich_help_panel=_WHAT)
+    ] = None
+    batch_size: Annotated[int | None, typer.Option(help="B, examples per optimizer step.", rich_help_panel=_WHAT)] = (
+        None
+    )
+    score: Annotated[str | None, typer.Option(help="l1 or dot: the model's own.", rich_help_panel=_WHAT)] = None
+    optimizer: Annotated[str | None, typer.Option(help="adagrad or adam.", rich_help_panel=_WHAT)] = None
+    emb_reg: Annotated[float | None, typer.Option(help="Weight of the N3 regularizer.", rich_help_panel=_WHAT)] = None
+    time_reg: Annotated[
+        float | None, typer.Option(help="Weight of the smoothness of consecutive timestamps.", rich_help_panel=_WHAT)
+    ] = None
+    no_time_emb: Annotated[
+        bool | None,
+        typer.Option(
+            "--no-time-emb/--time-emb",
+            help='Keep the last timestamp ("no time") out of smoothness.',
+            rich_help_panel=_WHAT,
+        ),
+    ] = None
+    unit_norm: Annotated[
+        bool | None,
+        typer.Option(
+            "--unit-norm/--no-unit-norm", help="Entities to unit norm after each step (PairRE).", rich_help_panel=_WHAT
+        ),
+    ] = None
+    micro_batch_size: Annotated[int | None, typer.Option(help="b, examples at once.", rich_help_panel=_HOW)] = None
+    chunk_size: Annotated[int | None, typer.Option(help="C, entities scored at once.", rich_help_panel=_HOW)] = None
+    scoring: Annotated[str | None, typer.Option(help="materialized, chunked or fused.", rich_help_panel=_HOW)] = None
+    precision: Annotated[str | None, typer.Option(help="fp32.", rich_help_panel=_HOW)] = None
+    eval_batch_size: Annotated[int | None, typer.Option(help="Queries ranked at once.", rich_help_panel=_HOW)] = None
+    eval_chunk_size: Annotated[
+        int | None, typer.Option(help="Entities scored at once when ranking.", rich_help_panel=_HOW)
+    ] = None
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="cpu, cuda, or a GPU's name such as T4; else the GPU present, else cpu.", rich_help_panel=_WHERE
+        ),
+    ] = None
+    budget: Annotated[
+        str | None, typer.Option(help="Memory that the run may take, such as 8GiB or 200MiB.", rich_help_panel=_WHERE)
+    ] = None
+
+    def given_settings(self) -> dict[str, Any]:
+        """Return the workload's settings that the user gave."""
+        names = set(Workload.model_fields) - {"dataset", "model", "device"}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if name in names and value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphOptions(JobOptions):
+    """The options of a command that plans without data: a graph may be given by its counts."""
+
+    n_entities: Annotated[int | None, typer.Option(help="N.", rich_help_panel=_GRAPH)] = None
+    n_relations: Annotated[int | None, typer.Option(help="R, without reciprocals.", rich_help_panel=_GRAPH)] = None
+    n_timestamps: Annotated[int | None, typer.Option(help="T.", rich_help_panel=_GRAPH)] = None
+    n_facts: Annotated[int | None, typer.Option(help="Training facts.", rich_help_panel=_GRAPH)] = None
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
+
+
+def with_options(kind: type[JobOptions]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator that gives a command the options of ``kind``, handed to it as one object, its first argument.
+
+    Typer reads a command's options off its signature; this writes that signature, so that no option is written twice.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        hints = get_type_hints(kind, include_extras=True)
+        shared = [
+            inspect.Parameter(field.name, _KEYWORD, default=field.default, annotation=hints[field.name])
+            for field in fields(kind)
+        ]
+        own_hints = get_type_hints(command, include_extras=True)
+        own = [
+            parameter.replace(kind=_KEYWORD, annotation=own_hints[name])
+            for name, parameter in list(inspect.signature(command).parameters.items())[1:]
+        ]
+
+        @functools.wraps(command)
+        def wrapper(**values: Any) -> None:
+            given = kind(**{parameter.name: values.pop(parameter.name) for parameter in shared})
+            command(given, **values)
+
+        parameters = [*own, *shared]
+        wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return wrapper
+
+    return decorate
+
+
+class Job(NamedTuple):
+    """What the options add up to: a graph's shape, a recipe, and the workload's settings with the user's on top."""
+
+    dataset: str
+    shape: Shape
+    recipe: Recipe
+    settings: dict[str, Any]
+
+
+def find_model(name: str) -> ModelName:
+    """Return the model that ``name`` names, whatever its case.
+
+    Raises:
+        UsageError: there is none; the message lists the nearest names.
+    """
+    for known in SCORE_OF_MODEL:
+        if known.lower() == name.lower():
+            return known
+    raise unknown_name("model", name, SCORE_OF_MODEL)
+
+
+def gather(given: JobOptions, graph: tuple[str, Shape] | None = None) -> Job:
+    """Return the job that the options add up to, with the model's recipe under what the user gave.
+
+    ``graph`` is the name and shape of data that is loaded already; else the dataset's are looked up. A recipe's batch
+    is cut to the data where the data is smaller; a batch that the user gave is not.
+
+    Raises:
+        UsageError: an unknown model or dataset, or counts that are incomplete or out of range.
+        MemplanError: a folder without a readable dataset.
+    """
+    model = find_model(given.model)
+    name, shape = graph or _find_graph(given)
+    recipe = find_recipe(name, model)
+    asked = given.given_settings()
+    settings = {"no_time_emb": name in DATASETS and DATASETS[name].no_time, **recipe.settings, **asked}
+    if "batch_size" not in asked:
+        settings["batch_size"] = min(max(settings["batch_size"], asked.get("micro_batch_size", 1)), 2 * shape.n_facts)
+    return Job(name, shape, recipe, {**settings, "model": model, "dataset": name or None})
+
+
+def _find_graph(given: JobOptions) -> tuple[str, Shape]:
+    """Return the graph's name and shape: from its counts, the catalog, or counted in a folder."""
+    counts = {field: getattr(given, field, None) for field in Shape.model_fields}
+    some = {field: value for field, value in counts.items() if value is not None}
+    if some and given.dataset is None:
+        missing = [f"--{field.replace('_', '-')}" for field in counts if field not in some]
+        if missing:
+            raise UsageError(f"a graph given by its counts needs all four; add {', '.join(missing)}")
+        return "", validated(Shape, some)
+    dataset = given.dataset or DEMO.name
+    if is_folder(dataset):
+        from tkbc.data import load_dataset  # numpy: only where there is a folder to read
+
+        graph = load_dataset(dataset)
+        name, shape = graph.name, graph.shape
+    else:
+        entry = find_dataset(dataset)
+        name, shape = entry.name, entry.shape
+    return name, validated(Shape, {**shape.model_dump(), **some})

@@ -1,0 +1,194 @@
+"""Plans, estimates and checks as tables for a terminal; the same text without colour in a pipe."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from memplan.devices import Target
+from memplan.plan import Estimate, MemoryCheck, Plan, TensorAtPeak
+from memplan.units import format_bytes, format_count
+from memplan.workload import Workload
+
+SHOWN_TENSORS = 8
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """Return a console that keeps lines whole in a pipe, where there is no width to fit."""
+    console = Console(stderr=stderr, highlight=False)
+    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=140)
+
+
+def estimate_report(estimate: Estimate, target: Target, *, explain: bool) -> RenderableType:
+    """Return what a workload allocates: the peak, its phases, and the tensors alive at the peak."""
+    parts: list[RenderableType] = [_title(estimate.workload, target), _layout(estimate.workload)]
+    peak = estimate.peak
+    line = Text("peak  ").append(format_bytes(peak.requested_bytes), style="bold")
+    line.append(f" requested by tensors ({format_count(peak.requested_bytes)} bytes)")
+    if estimate.workload.device == "cuda":
+        line.append(f", {format_bytes(peak.reserved_bytes)} reserved, {format_bytes(peak.device_bytes)} on the device")
+    parts += [line, *_large_tensors(estimate.tensors_at_peak)]
+    if estimate.budget_bytes is not None:
+        parts.append(_verdict(peak.device_bytes, estimate.budget_bytes, target.budget_source))
+    parts += ["", _phases(estimate), "", _tensors(estimate.tensors_at_peak, everything=explain)]
+    return Group(*parts)
+
+
+def plan_report(plan: Plan, target: Target) -> RenderableType:
+    """Return the chosen plan, why it was chosen, and what was looked at besides."""
+    chosen = _table("", ("micro-batch", ">"), ("steps", ">"), ("chunk", ">"), ("scoring", "<"), ("memory", ">"),
+                    ("s/epoch", ">"), ("verdict", "<"))  # fmt: skip
+    chosen.add_row(
+        "[bold]chosen[/bold]",
+        str(plan.micro_batch_size),
+        str(plan.accumulation_steps),
+        str(plan.chunk_size),
+        plan.scoring,
+        format_bytes(plan.peak.device_bytes),
+        _seconds(plan.seconds_per_epoch),
+        "fits",
+    )
+    for other in plan.alternatives:
+        chosen.add_row(
+            "",
+            str(other.micro_batch_size),
+            str(-(-plan.batch_size // other.micro_batch_size)),
+            str(other.chunk_size),
+            other.scoring,
+            format_bytes(other.device_bytes),
+            _seconds(other.seconds_per_epoch),
+            other.reason,
+        )
+    return Group(
+        plan_summary(plan, target),
+        "",
+        chosen,
+        Text("s/epoch orders plans by a cost model; it is no promise of speed", style="dim"),
+    )
+
+
+def plan_summary(plan: Plan, target: Target) -> RenderableType:
+    """Return what will be trained, how, why so, and what it takes, in a few lines."""
+    return Group(
+        _title(plan.workload, target),
+        _layout(plan.workload),
+        Text(plan.reason),
+        Text(f"evaluation: {plan.eval_batch_size} queries × {plan.eval_chunk_size} entities at a time"),
+        Text("peak  ").append(format_bytes(plan.peak.device_bytes), style="bold"),
+        _verdict(plan.peak.device_bytes, plan.budget_bytes, plan.budget_source),
+    )
+
+
+def check_report(check: MemoryCheck) -> RenderableType:
+    """Return predicted against measured memory, phase by phase."""
+    table = _table("memory", ("predicted B", ">"), ("measured B", ">"), ("error", ">"))
+    for row in [*check.phases, check.peak]:
+        table.add_row(
+            f"[bold]{row.name}[/bold]" if row is check.peak else row.name,
+            format_count(row.predicted.requested_bytes),
+            format_count(row.measured.requested_bytes),
+            "exact" if row.relative_error == 0 else f"{row.relative_error:+.3%}",
+        )
+    return table
+
+
+def listing(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> RenderableType:
+    """Return a plain listing; columns whose name ends in ``>`` are aligned right."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column.removesuffix(">"), justify="right" if column.endswith(">") else "left")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _table(first: str, *columns: tuple[str, str]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column(first)
+    for name, side in columns:
+        table.add_column(name, justify="right" if side == ">" else "left")
+    return table
+
+
+def _title(workload: Workload, target: Target) -> Text:
+    name = workload.dataset or "your graph"
+    text = Text(f"{workload.model}", style="bold").append(f" on {name}", style="not bold")
+    return text.append(
+        f": {format_count(workload.n_entities)} entities, {format_count(workload.n_relations)} relations, "
+        f"{format_count(workload.n_timestamps)} timestamps, {format_count(workload.n_facts)} facts; {target.name}",
+        style="not bold",
+    )
+
+
+def _layout(workload: Workload) -> Text:
+    steps = workload.accumulation_steps
+    batch = f"batch {workload.batch_size}" + (f" in {steps} × {workload.micro_batch_size}" if steps > 1 else "")
+    chunk = (
+        "all entities at once"
+        if workload.chunk_size == workload.n_entities
+        else f"{workload.chunk_size} entities a chunk"
+    )
+    return Text(f"rank {workload.rank}, {batch}, {workload.scoring} scoring, {chunk}, {workload.optimizer}")
+
+
+def _verdict(device_bytes: int, budget_bytes: int, source: str) -> Text:
+    left = budget_bytes - device_bytes
+    budget = f"{format_bytes(budget_bytes)} ({source})"
+    if left >= 0:
+        return Text("fits  ", style="green").append(f"{format_bytes(left)} to spare of {budget}", style="default")
+    return Text("does not fit  ", style="bold red").append(f"{format_bytes(-left)} over {budget}", style="default")
+
+
+def _large_tensors(tensors: list[TensorAtPeak]) -> list[Text]:
+    """Return a line on the shape that makes the peak, where one shape alone is over half of it."""
+    by_shape: Counter[tuple[int, ...]] = Counter()
+    for tensor in tensors:
+        by_shape[tensor.shape] += tensor.bytes
+    shape, n_bytes = by_shape.most_common(1)[0]
+    if 2 * n_bytes < sum(by_shape.values()) or len(shape) < 3:
+        return []
+    alike = [tensor for tensor in tensors if tensor.shape == shape]
+    size = ", ".join(str(n) for n in shape)
+    return [
+        Text(
+            f"      {len(alike)} tensors of shape ({size}), {format_count(alike[0].bytes)} bytes each, live at the "
+            "peak",
+            style="yellow",
+        )
+    ]
+
+
+def _phases(estimate: Estimate) -> Table:
+    table = _table("phase", ("peak", ">"), ("", "<"))
+    highest = max(phase.peak_bytes for phase in estimate.phases)
+    for phase in estimate.phases:
+        bar = "█" * max(1, round(24 * phase.peak_bytes / max(1, highest)))
+        table.add_row(phase.name, format_bytes(phase.peak_bytes), bar)
+    return table
+
+
+def _tensors(tensors: list[TensorAtPeak], *, everything: bool) -> Table:
+    total = sum(tensor.bytes for tensor in tensors)
+    table = _table("alive at the peak", ("shape", "<"), ("dtype", "<"), ("bytes", ">"), ("share", ">"))
+    shown = tensors if everything else tensors[:SHOWN_TENSORS]
+    for tensor in shown:
+        table.add_row(
+            tensor.name,
+            " × ".join(str(n) for n in tensor.shape) or "scalar",
+            tensor.dtype,
+            format_count(tensor.bytes),
+            f"{tensor.bytes / total:.1%}",
+        )
+    rest = tensors[len(shown) :]
+    if rest:
+        n_bytes = sum(tensor.bytes for tensor in rest)
+        table.add_row(f"{len(rest)} more (--explain)", "", "", format_count(n_bytes), f"{n_bytes / total:.1%}")
+    return table
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.2g}" if seconds < 10 else f"{seconds:,.0f}"

@@ -1,0 +1,27 @@
+"""Which scoring can run where: asked by the planner before it chooses and by the trainer before it runs."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from memplan.workload import SCORINGS, DeviceType, Score, Scoring
+
+
+def obstacle(score: Score, scoring: Scoring, device: DeviceType) -> str | None:
+    """Return why ``scoring`` of ``score`` cannot run on ``device``, or None if it can.
+
+    Plain PyTorch scorings run everywhere, and so does the fused dot score, which is matrix products. The fused L1 score
+    is a numba kernel on the CPU; without numba the planner falls back to ``chunked``, as it does on CUDA.
+    """
+    if scoring != "fused" or score == "dot":
+        return None
+    if device == "cuda":
+        return "the fused L1 kernel runs on the CPU only so far"
+    if importlib.util.find_spec("numba") is None:
+        return "the fused L1 kernel needs the package numba (pip install numba)"
+    return None
+
+
+def available(score: Score, device: DeviceType) -> list[Scoring]:
+    """Return the scorings of ``score`` that can run on ``device``."""
+    return [scoring for scoring in SCORINGS if obstacle(score, scoring, device) is None]

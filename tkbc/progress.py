@@ -1,0 +1,157 @@
+"""A run's progress on a terminal: live bars there, one line an epoch in a pipe."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import psutil
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.status import Status
+
+from memplan.plan import MemoryCheck
+from memplan.report import check_report
+from memplan.units import format_bytes
+from tkbc.data.dataset import Split
+from tkbc.training import EpochReport, Reporter, Result
+
+_REFRESH_SECONDS = 0.5
+
+
+class ConsoleReporter(Reporter):
+    """Shows loss, examples per second and memory while training, and the memory check once it is known."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        self._status: Status | None = None
+        self._epoch = ""
+        self._begin = self._shown = 0.0
+        self._process = psutil.Process()
+
+    def preparing(self, what: str) -> None:
+        """Show a spinner until the first epoch begins."""
+        if self.console.is_terminal:
+            self._status = self.console.status(f"preparing {what}")
+            self._status.start()
+
+    def epoch_begins(self, epoch: int, n_epochs: int, n_examples: int) -> None:
+        """Begin the epoch's bar."""
+        self._end_live()
+        self._epoch = f"epoch {epoch}/{n_epochs}"
+        self._begin = time.perf_counter()
+        self._shown = 0.0
+        self._start(self._epoch, n_examples)
+
+    def step_done(self, examples: int, mean_loss: Callable[[], float]) -> None:
+        """Move the bar, at most twice a second."""
+        now = time.perf_counter()
+        if self._progress is None or self._task is None or now - self._shown < _REFRESH_SECONDS:
+            return
+        self._shown = now
+        rate = examples / max(now - self._begin, 1e-9)
+        self._progress.update(
+            self._task,
+            completed=examples,
+            detail=f"loss {mean_loss():.3f}  {rate:,.0f} examples/s  {self._memory()}",
+        )
+
+    def evaluating(self, split: Split, done: int, n_queries: int) -> None:
+        """Show the ranking's bar."""
+        if done < n_queries and self._progress is None:
+            self._start(f"ranking {split}", n_queries)
+        if self._progress is not None and self._task is not None:
+            self._progress.update(
+                self._task, description=f"ranking {split}", completed=done, total=n_queries, detail=""
+            )
+        if done == n_queries:
+            self._end_live()
+
+    def epoch_done(self, report: EpochReport) -> None:
+        """Print the epoch's line."""
+        self._end_live()
+        line = f"{self._epoch}  loss {report.loss:.4f}  {report.seconds:.1f} s"
+        line += f"  {report.examples_per_second:,.0f} examples/s"
+        if report.valid is not None:
+            line += f"  valid MRR {report.valid.both.mrr:.4f}  Hits@10 {report.valid.both.hits_at_10:.4f}"
+        self.console.print(line)
+
+    def memory_checked(self, check: MemoryCheck) -> None:
+        """Print predicted against measured."""
+        self._end_live()
+        self.console.print(check_report(check))
+
+    def finish(self, result: Result) -> None:
+        """Print how the run ended."""
+        self._end_live()
+        if result.test is not None:
+            for name, metrics in (
+                ("test", result.test.both),
+                ("  tails", result.test.tail),
+                ("  heads", result.test.head),
+            ):
+                self.console.print(
+                    f"{name:<8}MRR {metrics.mrr:.4f}  Hits@1 {metrics.hits_at_1:.4f}  Hits@3 {metrics.hits_at_3:.4f}  "
+                    f"Hits@10 {metrics.hits_at_10:.4f}"
+                )
+        if result.interrupted:
+            self.console.print(f"stopped in epoch {result.epochs}; the checkpoint holds every finished step")
+        self.console.print(f"run folder {result.run_folder}")
+
+    def close(self) -> None:
+        """Leave the terminal as it was, whatever happened."""
+        self._end_live()
+
+    def _start(self, description: str, total: int) -> None:
+        if not self.console.is_terminal:
+            return
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[detail]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+        )
+        self._task = self._progress.add_task(description, total=total, detail="")
+        self._progress.start()
+
+    def _end_live(self) -> None:
+        if self._status is not None:
+            self._status.stop()
+            self._status = None
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def _memory(self) -> str:
+        if torch.cuda.is_available():
+            return f"{format_bytes(torch.cuda.max_memory_reserved())} reserved"
+        return f"process {format_bytes(self._process.memory_info().rss)}"
+
+
+@contextmanager
+def stop_on_interrupt(console: Console) -> Iterator[Callable[[], bool]]:
+    """Yield a function that says whether Ctrl-C or SIGTERM came; a second one ends at once."""
+    came = False
+
+    def handler(number: int, _frame: FrameType | None) -> None:
+        nonlocal came
+        if came:
+            raise KeyboardInterrupt
+        came = True
+        console.print(f"{signal.Signals(number).name}: stopping after this step (again to end at once)")
+
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: came
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
