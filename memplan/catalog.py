@@ -32,9 +32,9 @@ _GARCIA_DURAN = "García-Durán, Dumančić, Niepert, EMNLP 2018"
 
 DEMO = DatasetEntry(
     "demo",
-    Shape(n_entities=600, n_relations=12, n_timestamps=60, n_facts=12_000),
-    n_valid=1_500,
-    n_test=1_500,
+    Shape(n_entities=500, n_relations=8, n_timestamps=48, n_facts=20_000),
+    n_valid=2_500,
+    n_test=2_500,
     source="generated, the same graph for the same seed",
 )
 
@@ -166,7 +166,7 @@ _RECIPES: dict[ModelName, Recipe] = {
         "measured here on ICEWS14",
         {"rank": 100, "batch_size": 1000, "optimizer": "adagrad", "emb_reg": 1e-3, "time_reg": 1e-2, "unit_norm": True},
         learning_rate=0.1,
-        max_epochs=20,
+        max_epochs=30,
     ),
     "TNTComplEx": Recipe(
         "tkbc's README for ICEWS14 (Lacroix et al., ICLR 2020)",
@@ -180,12 +180,12 @@ _DEMO_RECIPES: dict[ModelName, Recipe] = {
         "measured here on the demo graph",
         {"rank": 50, "batch_size": 500, "optimizer": "adagrad", "emb_reg": 1e-3, "time_reg": 1e-2, "unit_norm": True},
         learning_rate=0.1,
-        max_epochs=20,
+        max_epochs=30,
     ),
     "TNTComplEx": Recipe(
         "measured here on the demo graph",
         {"rank": 50, "batch_size": 500, "optimizer": "adagrad", "emb_reg": 1e-2, "time_reg": 1e-2},
         learning_rate=0.1,
-        max_epochs=20,
+        max_epochs=30,
     ),
 }

@@ -105,7 +105,7 @@ def train(
     run_dir: Annotated[Path | None, typer.Option(help="The run's folder; else a new one in runs/.")] = None,
 ) -> None:
     """Plan, train, check the plan against the allocations that really happen, and evaluate."""
-    from tkbc.command import run_command
+    from memplan.job import run_command
 
     settings = {
         "learning_rate": learning_rate,

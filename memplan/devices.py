@@ -129,7 +129,7 @@ def _room(limit: Path, usage: Path) -> int | None:
 
 
 def cpu_rates(threads: int) -> Rates:
-    """Return rates of a present-day core times ``threads``: what kernels reach (benchmarks/), not a datasheet's peak."""
+    """Return rates of a core times ``threads``: what kernels reach (benchmarks/), not a datasheet's peak."""
     return Rates(45e9 * threads, 4e9 * threads, 8e-6)
 
 

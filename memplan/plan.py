@@ -156,7 +156,7 @@ class Plan(BaseModel):
 
 
 class PhaseCheck(BaseModel):
-    """Predicted against measured for one phase; ``relative_error`` is measured / predicted − 1 of the requested bytes."""
+    """Predicted against measured in a phase; ``relative_error`` is measured / predicted − 1 of the requested bytes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 
 _FACTORS = {
@@ -33,7 +32,7 @@ def parse_bytes(text: str) -> int:
     if factor is None:
         raise ValueError(f"{text!r}: {unit!r} is no unit of size; use B, KB, MB, GB, TB or KiB, MiB, GiB, TiB")
     value = float(number) * factor if "." in number else int(number) * factor
-    if not (math.isfinite(value) and 1 <= value <= MAX_BYTES):
+    if not 1 <= value <= MAX_BYTES:
         raise ValueError(f"{text!r} is out of range; a size lies between 1 B and {MAX_BYTES} B")
     return int(value)
 

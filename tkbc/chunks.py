@@ -1,7 +1,5 @@
-"""Walking the entity table in chunks: what the loss and the evaluation share.
-
-Bytes: told by memplan/programs/chunks.py.
-"""
+# Its bytes are told by memplan/programs/chunks.py.
+"""Walking the entity table in chunks: what the loss and the evaluation share."""
 
 from __future__ import annotations
 

@@ -1,6 +1,5 @@
+# Its bytes are told by memplan/programs/evaluation.py.
 """Filtered ranking: every query against all entities, in chunks as planned, without a loop over queries.
-
-Bytes: told by memplan/programs/evaluation.py.
 
 A query's rank is 1 + the candidates that score higher + half of those that tie, over all entities but the other known
 true tails at the query's time (the average rank). The target's score is read from the scores of its own chunk, so it
@@ -112,6 +111,10 @@ def _rank(
             scores = None
             scores = scores_of(start)
         n_candidates = scores.shape[1]
+        # 0 where all is well, NaN where a score is NaN or overflowed: sign() below would pass NaN off as a tie.
+        largest = scores.amax(1)
+        untied.add_(largest.sub_(largest))
+        del largest
         inside = (tail >= start) & (tail < start + n_candidates)
         _exclude(scores, row[inside] * n_candidates + tail[inside] - start, positions)
         # In place: 1 where a rival scores higher, 0 where it ties, -1 where lower. Two sums then count all three

@@ -1,7 +1,5 @@
-"""Softmax cross-entropy over all entities, streamed over chunks of them: value and gradients at once.
-
-Bytes: told by memplan/programs/loss.py.
-"""
+# Its bytes are told by memplan/programs/loss.py.
+"""Softmax cross-entropy over all entities, streamed over chunks of them: value and gradients at once."""
 
 from __future__ import annotations
 
@@ -42,12 +40,12 @@ def softmax_cross_entropy(
     FlashAttention (arXiv 2205.14135) and cut cross-entropy (arXiv 2411.09009) do.
 
     Shapes:
-        query: tensors of (b, width); entities, grad_entities: (N, width), float32; labels: (b,), int64.
+        query: tensors of (b, width); entities, grad_entities: (N, width), of one floating-point type; labels: (b,), int64.
     """
     n_queries, n_entities = len(labels), len(entities)
     one_chunk = chunk_size >= n_entities
     with phase("score"):
-        buffer = labels.new_empty((n_queries, chunk_size), dtype=torch.float32) if score.needs_buffer else None
+        buffer = entities.new_empty((n_queries, chunk_size)) if score.needs_buffer else None
         log_sum_exp = entities.new_full((n_queries,), -torch.inf)
         label_score = torch.zeros_like(log_sum_exp)
         for start in range(0, n_entities, chunk_size):

@@ -1,7 +1,5 @@
-"""Optimizers: PyTorch's own, set up so that everything they will ever hold exists before the first step.
-
-Bytes: told by memplan/programs/optimizers.py.
-"""
+# Its bytes are told by memplan/programs/optimizers.py.
+"""Optimizers: PyTorch's own, set up so that everything they will ever hold exists before the first step."""
 
 from __future__ import annotations
 

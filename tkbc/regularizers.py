@@ -1,7 +1,5 @@
-"""Regularizers as sums with their gradients: N3 on a batch's factors, smoothness on consecutive timestamps.
-
-Bytes: told by memplan/programs/regularizers.py.
-"""
+# Its bytes are told by memplan/programs/regularizers.py.
+"""Regularizers as sums with their gradients: N3 on a batch's factors, smoothness on consecutive timestamps."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
-"""One optimizer step, told so that every allocation in it is named: the code whose bytes memplan predicts.
-
-Bytes: told by memplan/programs/step.py.
-"""
+# Its bytes are told by memplan/programs/step.py.
+"""One optimizer step, told so that every allocation in it is named: the code whose bytes memplan predicts."""
 
 from __future__ import annotations
 

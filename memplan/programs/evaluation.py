@@ -42,5 +42,6 @@ def evaluate(ledger: Ledger, workload: Workload, model: ModelProgram) -> None:
         for c in sizes:
             if chunk < workload.n_entities:
                 scoring.forward(ledger, workload, b, c)
+            ledger.passing("largest scores", b)
             ledger.passing("sums of signs", b)
         ledger.free(*kept)

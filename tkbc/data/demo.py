@@ -1,8 +1,8 @@
 """The demo graph: generated, not real. A temporal graph with a structure that a temporal model can learn.
 
 Entities form groups. A static relation leads from each group to one fixed group at all times; a time-varying relation
-leads to a different group in each season. Within a group, tails follow a skewed popularity, and a share of the facts is
-noise. A model that ignores time sees a time-varying relation as a mixture over the seasons' groups, so that knowing the
+leads to a different group in each season. Within a group, heads and tails follow a skewed popularity, and a share of the
+facts is noise. A model that ignores time sees a time-varying relation as a mixture over the seasons' groups, so that knowing the
 time is worth a factor in rank; the planted rule bounds what any model can reach.
 """
 
@@ -13,14 +13,15 @@ import numpy as np
 from memplan.catalog import DEMO
 from tkbc.data.dataset import Dataset, Ids
 
-N_GROUPS = 24
-N_SEASONS = 6
+N_GROUPS = 20
+N_SEASONS = 4
+POPULARITY = 0.35
 NOISE = 0.1
 SPLIT_SHARES = (0.8, 0.1, 0.1)
 
 
 def generate_demo(seed: int = 0) -> Dataset:
-    """Return the demo graph: 600 entities, 12 relations (half of them time-varying), 60 days, 12,000 training facts.
+    """Return the demo graph: 500 entities, 8 relations (half of them time-varying), 48 days, 20,000 training facts.
 
     The same seed gives the same graph. Distinct facts only, split at random, so no test fact occurs in train.
     """
@@ -39,12 +40,11 @@ def generate_demo(seed: int = 0) -> Dataset:
     facts = np.empty((0, 4), dtype=np.int64)
     while len(facts) < wanted:
         n = 2 * wanted
-        head = random.integers(shape.n_entities, size=n)
+        head = members[random.integers(N_GROUPS, size=n), _positions(random, n, members.shape[1])]
         relation = random.integers(shape.n_relations, size=n)
         time = random.integers(shape.n_timestamps, size=n)
         season = time * N_SEASONS // shape.n_timestamps
-        position = np.minimum(random.geometric(0.25, size=n) - 1, members.shape[1] - 1)
-        tail = members[target[relation, season, group[head]], position]
+        tail = members[target[relation, season, group[head]], _positions(random, n, members.shape[1])]
         tail = np.where(random.random(n) < NOISE, random.integers(shape.n_entities, size=n), tail)
         drawn = np.concatenate([facts, np.stack([head, relation, tail, time], axis=1)])
         _, first = np.unique(drawn, axis=0, return_index=True)
@@ -60,6 +60,11 @@ def generate_demo(seed: int = 0) -> Dataset:
         tuple(f"day {i}" for i in range(shape.n_timestamps)),
         *(_frozen(part) for part in np.split(facts, cuts)),
     )
+
+
+def _positions(random: np.random.Generator, n: int, n_members: int) -> np.ndarray:
+    """Return n places in a group, the first the most popular."""
+    return np.minimum(random.geometric(POPULARITY, size=n) - 1, n_members - 1)
 
 
 def _frozen(facts: np.ndarray) -> Ids:

@@ -1,7 +1,5 @@
-"""TNTComplEx: complex vectors with a temporal and a static relation, scored by a dot product.
-
-Bytes: told by memplan/programs/complex_family.py.
-"""
+# Its bytes are told by memplan/programs/complex_family.py.
+"""TNTComplEx: complex vectors with a temporal and a static relation, scored by a dot product."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
-"""TNTPairRE: paired relation vectors with a static and a temporal part, scored by a weighted L1 distance.
-
-Bytes: told by memplan/programs/pairre.py.
-"""
+# Its bytes are told by memplan/programs/pairre.py.
+"""TNTPairRE: paired relation vectors with a static and a temporal part, scored by a weighted L1 distance."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
-"""The dot score without a temporary: products written into, and added to, tensors that are already there.
-
-Bytes: told by memplan/programs/scoring.py (``fused_dot_*``): none.
-"""
+# Its bytes are told by memplan/programs/scoring.py (``fused_dot_*``): none.
+"""The dot score without a temporary: products written into, and added to, tensors that are already there."""
 
 from __future__ import annotations
 

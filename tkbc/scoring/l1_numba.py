@@ -1,6 +1,5 @@
+# Its bytes are told by memplan/programs/scoring.py (``fused_l1_forward`` and ``fused_l1_backward``).
 """The weighted L1 score on the CPU, fused: numba kernels that never build a (b, ·, d) tensor.
-
-Bytes: told by memplan/programs/scoring.py (``fused_l1_forward`` and ``fused_l1_backward``).
 
 The entities are cut into one span a thread and each span into tiles. A tile's rows are copied transposed, (d, tile), so
 that the inner loops run over neighbouring entities and vectorise without horizontal sums. The backward recomputes each
@@ -17,7 +16,6 @@ from typing import Any
 
 import numba
 import numpy as np
-import torch
 from torch import Tensor
 
 TILE = 720
@@ -161,7 +159,7 @@ class NumbaL1:
         assert out is not None
         n_candidates, rank = entities.shape
         parts, tile = geometry(n_candidates, self.threads)
-        packed = torch.empty((parts, rank, tile), dtype=torch.float32)
+        packed = entities.new_empty((parts, rank, tile))
         a_, w_, e_, out_, packed_ = (t.detach().numpy() for t in (a, w, entities, out, packed))
 
         def work(part: int, start: int, stop: int) -> None:
@@ -183,10 +181,10 @@ class NumbaL1:
         grad_a, grad_w = grad_query
         n_candidates, rank = entities.shape
         parts, tile = geometry(n_candidates, self.threads)
-        packed = torch.empty((parts, rank, tile), dtype=torch.float32)
-        packed_grads = torch.empty((parts, rank, tile), dtype=torch.float32)
+        packed = entities.new_empty((parts, rank, tile))
+        packed_grads = entities.new_empty((parts, rank, tile))
         # Part 0 adds straight to the result; the others get tables of their own, added in order below.
-        others = torch.zeros((2, parts - 1, *a.shape), dtype=torch.float32)
+        others = entities.new_zeros((2, parts - 1, *a.shape))
         a_, w_, e_, g_, grad_e_ = (t.detach().numpy() for t in (a, w, entities, grad_scores, grad_entities))
         packed_, packed_grads_, others_ = packed.numpy(), packed_grads.numpy(), others.numpy()
         grad_a_, grad_w_ = grad_a.numpy(), grad_w.numpy()

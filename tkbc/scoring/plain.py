@@ -1,7 +1,5 @@
-"""The scores in plain PyTorch: ``materialized`` keeps the whole graph, ``chunked`` recomputes it a chunk at a time.
-
-Bytes: told by memplan/programs/scoring.py (``plain_*``).
-"""
+# Its bytes are told by memplan/programs/scoring.py (``plain_*``).
+"""The scores in plain PyTorch: ``materialized`` keeps the whole graph, ``chunked`` recomputes it a chunk at a time."""
 
 from __future__ import annotations
 

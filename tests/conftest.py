@@ -1,0 +1,65 @@
+"""What the tests share: where the real data lies, and graphs made of random facts."""
+
+from __future__ import annotations
+
+import os
+
+# PyTorch's profiler otherwise writes lines of its own to stderr; read when torch is imported.
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from memplan.workload import Shape
+from tkbc.data import Dataset
+from tkbc.data.dataset import Ids
+
+REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder with real datasets; tests that need it are skipped where it is absent."""
+    if not (REAL_DATA / "ICEWS14" / "train").is_file():
+        pytest.skip(f"no real data in {REAL_DATA}")
+    return REAL_DATA
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the parsed cache and the data directory of the tests apart from the user's."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path_factory.getbasetemp() / "data"))
+    monkeypatch.delenv("TKBC_DATA", raising=False)
+
+
+def random_facts(shape: Shape, n: int, seed: int = 0) -> Ids:
+    """Return n random facts, (n, 4)."""
+    random = np.random.default_rng(seed)
+    bounds = (shape.n_entities, shape.n_relations, shape.n_entities, shape.n_timestamps)
+    return np.stack([random.integers(bound, size=n) for bound in bounds], axis=1).astype(np.int32)
+
+
+def random_graph(shape: Shape, n_valid: int = 7, n_test: int = 9, seed: int = 0) -> Dataset:
+    """Return a graph of random facts."""
+    facts = random_facts(shape, shape.n_facts + n_valid + n_test, seed)
+    train, valid, test = np.split(facts, [shape.n_facts, shape.n_facts + n_valid])
+    names = (
+        tuple(f"{kind}{i}" for i in range(n))
+        for kind, n in (("e", shape.n_entities), ("r", shape.n_relations), ("t", shape.n_timestamps))
+    )
+    return Dataset("random", *names, train, valid, test)
+
+
+def write_folder(folder: Path, graph: Dataset) -> Path:
+    """Write a graph as a raw folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("train", "valid", "test"):
+        lines = (
+            f"{graph.entities[h]}\t{graph.relations[r]}\t{graph.entities[t]}\t{graph.timestamps[time]}\n"
+            for h, r, t, time in graph.split(name)
+        )
+        (folder / name).write_text("".join(lines), encoding="utf-8")
+    return folder

@@ -1,0 +1,100 @@
+"""Filtered ranking against a naive reference, one query and one candidate at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from memplan.errors import MemplanError
+from memplan.workload import SCORINGS, ModelName, Scoring, Shape, build_workload
+from tests.conftest import random_graph
+from tests.test_models import MODEL_NAMES
+from tkbc.data import Dataset
+from tkbc.data.dataset import SPLITS, FilterIndex, with_reciprocals
+from tkbc.evaluation import FILTER_PIECE, Evaluation, Metrics, evaluate
+from tkbc.models import MODELS, Batch, Model
+from tkbc.scoring import make_score
+from tkbc.scoring.reference import FORMULAS
+
+# Few entities, relations and days for many facts: queries with several true tails are the rule.
+SHAPE = Shape(n_entities=23, n_relations=2, n_timestamps=3, n_facts=150)
+
+
+def naive_ranks(model: Model, graph: Dataset) -> np.ndarray:
+    """Average ranks, each query on its own, the filter looked up by walking over all facts of all splits."""
+    everything = [tuple(fact) for split in SPLITS for fact in with_reciprocals(graph.split(split), SHAPE.n_relations)]
+    ranks = []
+    for h, r, t, time in with_reciprocals(graph.test, SHAPE.n_relations):
+        ids = (torch.tensor([int(i)], dtype=torch.int32) for i in (h, r, t, time))
+        with torch.no_grad():
+            scores = FORMULAS[model.score](model.encode(Batch(*ids)).query, model.entity)[0]
+        others = {fact[2] for fact in everything if (fact[0], fact[1], fact[3]) == (h, r, time)} - {t}
+        rivals = [e for e in range(SHAPE.n_entities) if e != t and e not in others]
+        higher = sum(scores[e] > scores[t] for e in rivals)
+        ties = sum(scores[e] == scores[t] for e in rivals)
+        ranks.append(1 + float(higher) + float(ties) / 2)
+    return np.array(ranks)
+
+
+@pytest.mark.parametrize("name", MODEL_NAMES)
+@pytest.mark.parametrize("scoring", SCORINGS)
+@pytest.mark.parametrize(("batch", "chunk"), [(100, 23), (7, 23), (100, 5), (3, 1)])
+def test_metrics_equal_the_naive_reference_ties_included(
+    name: ModelName, scoring: Scoring, batch: int, chunk: int
+) -> None:
+    graph = random_graph(SHAPE, n_test=25)
+    if scoring == "materialized":
+        chunk = SHAPE.n_entities
+    workload = build_workload(
+        SHAPE, model=name, rank=2, scoring=scoring, chunk_size=chunk, eval_batch_size=batch, eval_chunk_size=chunk
+    )
+    model = MODELS[name](workload)
+    with torch.no_grad():
+        for parameter in model.parameters():  # whole numbers: scores are exact, and many of them tie
+            parameter.copy_(torch.randint(-1, 2, parameter.shape, generator=torch.Generator().manual_seed(4)))
+    ranks = naive_ranks(model, graph)
+    assert len(set(ranks)) < len(ranks), "no ties to test"
+    score = make_score(workload.score, scoring, "cpu", 2)
+    found = evaluate(model, score, graph.test, graph.filter_index, workload)
+    tail, head = Metrics.of(ranks[:25]), Metrics.of(ranks[25:])
+    both = Metrics(*(np.mean(pair) for pair in zip(tail, head, strict=True)))
+    for one, other in zip(found, Evaluation(both, tail, head), strict=True):
+        assert one == pytest.approx(other)
+
+
+def test_more_filtered_entities_than_one_piece_holds() -> None:
+    """Every entity but one is a known tail, for enough queries that the pieces' border falls inside a query."""
+    n = 3000
+    facts = np.stack([np.zeros(n), np.zeros(n), np.arange(n), np.zeros(n)], axis=1).astype(np.int32)
+    shape = Shape(n_entities=n, n_relations=1, n_timestamps=1, n_facts=n)
+    workload = build_workload(shape, model="TNTComplEx", rank=3, eval_batch_size=8)
+    assert 8 * n > 2 * FILTER_PIECE
+    model = MODELS["TNTComplEx"](workload, torch.Generator().manual_seed(0))
+    index = FilterIndex.build(with_reciprocals(facts, 1), 2)
+    result = evaluate(model, make_score("dot", "fused", "cpu"), facts[:20], index, workload)
+    assert result.tail.mrr == 1.0, "with all rivals filtered every tail ranks first"
+    assert result.head.mrr < 1.0
+
+
+def test_scores_that_are_no_numbers_are_an_error() -> None:
+    graph = random_graph(SHAPE)
+    workload = build_workload(SHAPE, model="TNTPairRE", rank=2)
+    model = MODELS["TNTPairRE"](workload)
+    model.time.data[:] = float("nan")
+    with pytest.raises(MemplanError, match="not finite"):
+        evaluate(model, make_score("l1", "fused", "cpu"), graph.test, graph.filter_index, workload)
+
+
+def test_evaluation_leaves_the_filter_as_it_was() -> None:
+    """The original's evaluation grew the shared filter lists every time it ran."""
+    graph = random_graph(SHAPE)
+    index = graph.filter_index
+    before = index.values.copy()
+    workload = build_workload(SHAPE, model="TNTComplEx", rank=2)
+    model = MODELS["TNTComplEx"](workload, torch.Generator().manual_seed(0))
+    runs = [evaluate(model, make_score("dot", "fused", "cpu"), graph.test, index, workload) for _ in range(2)]
+    assert runs[0] == runs[1]
+    assert np.array_equal(before, index.values)
+    with pytest.raises(ValueError, match="read-only"):
+        index.values[0] = 1

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+from memplan.ledger import Ledger
+
+
+def test_peak_phases_and_survivors_of_a_hand_worked_run() -> None:
+    ledger = Ledger()
+    with ledger.phase("setup"):
+        table = ledger.new("table", 10, 5)  # 200 B
+    with ledger.phase("step"):
+        first = ledger.new("first", 25)  # 100 B: 300 live
+        with ledger.temporary("ids", 10, dtype="int64"):  # 80 B: 380 live
+            second = ledger.new("second", 30)  # 120 B: 500 live, the peak
+        ledger.free(first)  # 320 live
+        ledger.passing("mask", 100, dtype="bool")  # 420 live
+    ledger.free(second)
+    with ledger.phase("after"):
+        pass
+    assert ledger.peak_bytes == 500
+    assert ledger.phase_peaks == {"setup": 200, "step": 500, "after": 200}
+    assert [(a.name, a.n_bytes) for a in ledger.alive_at_peak()] == [
+        ("table", 200),
+        ("second", 120),
+        ("first", 100),
+        ("ids", 80),
+    ]
+    assert ledger.alive() == [table]

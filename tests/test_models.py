@@ -1,0 +1,179 @@
+"""Encoders and regularizers against their published formulas, written independently with complex numbers or by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from memplan.workload import ModelName, Shape, build_workload
+from tests.conftest import random_facts
+from tkbc.models import MODELS, Batch, Model
+from tkbc.scoring.reference import FORMULAS
+
+SHAPE = Shape(n_entities=31, n_relations=4, n_timestamps=9, n_facts=40)
+MODEL_NAMES: tuple[ModelName, ...] = ("TNTComplEx", "TNTPairRE")
+
+
+def make_model(name: ModelName, rank: int = 5, seed: int = 0) -> Model:
+    """A float64 model with entries of order 1, so that errors cannot hide in small numbers."""
+    model = MODELS[name](build_workload(SHAPE, model=name, rank=rank))
+    model.double()
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.data.normal_(generator=generator)
+        parameter.grad = torch.zeros_like(parameter)
+    return model
+
+
+def make_batch(b: int = 13, seed: int = 0) -> Batch:
+    facts = torch.from_numpy(random_facts(SHAPE, b, seed)).T.contiguous()
+    facts[1, ::2] += SHAPE.n_relations  # reciprocal relations too
+    return Batch(*facts)
+
+
+def as_complex(rows: Tensor) -> Tensor:
+    half = rows.shape[-1] // 2
+    return torch.complex(rows[..., :half], rows[..., half:])
+
+
+def formula(model: Model, h: Tensor, r: Tensor, t: Tensor, time: Tensor) -> Tensor:
+    """The score of each triple at its time, straight from the papers."""
+    tables = {name: table for name, table in model.named_parameters()}  # noqa: C416 - a dict to index by name
+    if type(model).__name__ == "TNTComplEx":
+        z = {name: as_complex(table) for name, table in tables.items()}
+        relation = z["relation"][r] * z["time"][time] + z["relation_static"][r]
+        return (z["entity"][h] * relation * z["entity"][t].conj()).sum(-1).real
+    tau = tables["time"][time]
+    head = tables["relation_head"][r] + tables["relation_head_temporal"][r] * tau
+    tail = tables["relation_tail"][r] + tables["relation_tail_temporal"][r] * tau
+    return -torch.linalg.vector_norm(tables["entity"][h] * head - tables["entity"][t] * tail, ord=1, dim=-1)
+
+
+@pytest.mark.parametrize("name", MODEL_NAMES)
+def test_the_triple_score_is_the_all_entity_score(name: ModelName) -> None:
+    model, batch = make_model(name), make_batch()
+    with torch.no_grad():
+        everything = FORMULAS[model.score](model.encode(batch).query, model.entity)
+        for entity in range(SHAPE.n_entities):
+            one = formula(model, batch.head, batch.relation, torch.full_like(batch.tail, entity), batch.time)
+            torch.testing.assert_close(everything[:, entity], one, rtol=1e-10, atol=1e-10)
+
+
+def n3_of(model: Model, batch: Batch) -> Tensor:
+    """tkbc's factors: 2^(1/3)|lhs|, |r ∘ τ|, |s|, 2^(1/3)|rhs|; the guide's: e_h, the four relation vectors' sum, e_t."""
+    tables = dict(model.named_parameters())
+    h, r, t, time = batch
+    if model.is_complex:
+        z = {name: as_complex(table) for name, table in tables.items()}
+        factors = [
+            2 ** (1 / 3) * z["entity"][h].abs(),
+            (z["relation"][r] * z["time"][time]).abs(),
+            z["relation_static"][r].abs(),
+            2 ** (1 / 3) * z["entity"][t].abs(),
+        ]
+    else:
+        relation = sum(table[r] for name, table in tables.items() if name.startswith("relation"))
+        assert isinstance(relation, Tensor)
+        factors = [tables["entity"][h].abs(), relation.abs(), tables["entity"][t].abs()]
+    return sum((factor**3).sum() for factor in factors)  # type: ignore[return-value]
+
+
+def smoothness_of(model: Model, rows: int) -> Tensor:
+    time = model.time[:rows]
+    if model.is_complex:
+        return (as_complex(time[1:]) - as_complex(time[:-1])).abs().pow(3).sum() / (rows - 1)
+    return (time[1:] - time[:-1]).pow(2).sum() / (rows - 1)
+
+
+def gradients(model: Model) -> dict[str, Tensor]:
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def autograd_of(model: Model, value: Callable[[], Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    with torch.enable_grad():
+        result = value()
+        found = torch.autograd.grad(result, parameters, allow_unused=True)
+    zeros = (torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True))
+    return result.detach(), dict(zip(names, zeros, strict=True))
+
+
+@pytest.mark.parametrize("name", MODEL_NAMES)
+def test_the_written_gradients_are_autograd_s(name: ModelName) -> None:
+    """Encoder, N3 and smoothness: gradients written by hand against autograd of the formulas above, in float64."""
+    model, batch = make_model(name), make_batch()
+    weights = torch.randn(len(batch.head), SHAPE.n_entities, dtype=torch.float64)
+    labels = torch.arange(SHAPE.n_entities)
+
+    def weighted_scores() -> Tensor:
+        def column(ids: Tensor) -> Tensor:
+            return ids[:, None].expand(-1, SHAPE.n_entities)
+
+        scores = formula(
+            model, column(batch.head), column(batch.relation), labels.expand(len(batch.head), -1), column(batch.time)
+        )
+        return (scores * weights).sum()
+
+    _, expected = autograd_of(model, weighted_scores)
+    with torch.no_grad():
+        encoding = model.encode(batch)
+        leaves = [t.clone().requires_grad_() for t in encoding.query]
+        entities = model.entity.detach().clone().requires_grad_()
+        with torch.enable_grad():
+            total = (FORMULAS[model.score](tuple(leaves), entities) * weights).sum()
+        *grad_query, grad_entities = torch.autograd.grad(total, [*leaves, entities])
+        model.encode_backward(batch, encoding, tuple(grad_query))
+    found = gradients(model)
+    found["entity"] += grad_entities
+    for table, truth in expected.items():
+        torch.testing.assert_close(found[table], truth, rtol=1e-9, atol=1e-9, msg=lambda m, t=table: f"{t}: {m}")
+
+
+@pytest.mark.parametrize("name", MODEL_NAMES)
+def test_n3_is_the_published_sum_with_its_gradient(name: ModelName) -> None:
+    model, batch = make_model(name), make_batch()
+    truth, expected = autograd_of(model, lambda: 0.3 * n3_of(model, batch))
+    with torch.no_grad():
+        value = model.regularize(batch, 0.3)
+    torch.testing.assert_close(value, truth)
+    for table, gradient in gradients(model).items():
+        torch.testing.assert_close(gradient, expected[table])
+
+
+@pytest.mark.parametrize("name", MODEL_NAMES)
+@pytest.mark.parametrize("no_time_emb", [False, True])
+def test_smoothness_is_the_published_sum_with_its_gradient(name: ModelName, no_time_emb: bool) -> None:
+    model = make_model(name)
+    rows = SHAPE.n_timestamps - no_time_emb
+    truth, expected = autograd_of(model, lambda: 0.7 * smoothness_of(model, rows))
+    with torch.no_grad():
+        value = model.regularize_time(0.7, no_time_emb=no_time_emb)
+    torch.testing.assert_close(value, truth)
+    torch.testing.assert_close(gradients(model)["time"], expected["time"])
+    if no_time_emb:
+        assert not gradients(model)["time"][-1].any()
+
+
+@pytest.mark.parametrize("name", MODEL_NAMES)
+def test_regularizers_are_finite_at_zero(name: ModelName) -> None:
+    """The original's square root gives NaN gradients at 0."""
+    model, batch = make_model(name), make_batch()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        assert model.regularize(batch, 1.0) == 0
+        assert model.regularize_time(1.0, no_time_emb=False) == 0
+    assert all(not gradient.any() for gradient in gradients(model).values())
+
+
+def test_projection_gives_unit_rows_and_leaves_zero_rows() -> None:
+    model = make_model("TNTPairRE")
+    with torch.no_grad():
+        model.entity[3] = 0
+        model.project()
+    norms = model.entity.detach().norm(dim=1)
+    assert norms[3] == 0
+    torch.testing.assert_close(norms[norms > 0], torch.ones(SHAPE.n_entities - 1, dtype=torch.float64))

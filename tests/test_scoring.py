@@ -1,0 +1,146 @@
+"""Every implementation of every score against a float64 reference written here, forward and backward."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from memplan.errors import UsageError
+from memplan.workload import SCORINGS, Score, Scoring
+from tkbc.scoring import PairwiseScore, make_score
+
+COMBINATIONS = [(score, scoring) for score in ("dot", "l1") for scoring in SCORINGS]
+
+
+def reference(score: Score, query: tuple[Tensor, ...], entities: Tensor) -> Tensor:
+    """The scores from their definition, one pair of rows after another dimension by dimension, in float64."""
+    query, entities = tuple(t.double() for t in query), entities.double()
+    if score == "dot":
+        return torch.einsum("bk,nk->bn", query[0], entities)
+    a, w = query
+    return -torch.stack([(a - w * e).abs().sum(1) for e in entities], dim=1)
+
+
+def draw_inputs(score: Score, b: int, c: int, width: int, seed: int) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    query = tuple(torch.randn(b, width, generator=generator) for _ in range(2 if score == "l1" else 1))
+    entities = torch.randn(c, width, generator=generator)
+    return query, entities, torch.randn(b, c, generator=generator)
+
+
+def run(
+    implementation: PairwiseScore, query: tuple[Tensor, ...], entities: Tensor, grad_scores: Tensor, start: float = 0.0
+) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
+    """Return scores and gradients; the buffer is poisoned, so that an entry left out shows."""
+    b, c = grad_scores.shape
+    out = torch.full((b, c), float("nan"), dtype=entities.dtype) if implementation.needs_buffer else None
+    scores = implementation.forward(query, entities, out, grad=True).clone()
+    grad_query = tuple(torch.full_like(t, start) for t in query)
+    grad_entities = torch.full_like(entities, start)
+    implementation.backward(query, entities, grad_scores, grad_query, grad_entities)
+    return scores, grad_query, grad_entities
+
+
+def expected(
+    score: Score, query: tuple[Tensor, ...], entities: Tensor, grad_scores: Tensor
+) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
+    leaves = [t.double().requires_grad_() for t in (*query, entities)]
+    scores = reference(score, tuple(leaves[:-1]), leaves[-1])
+    *grad_query, grad_entities = torch.autograd.grad(scores, leaves, grad_scores.double())
+    return scores.detach(), tuple(grad_query), grad_entities
+
+
+def relative_error(found: Tensor, truth: Tensor) -> float:
+    return float((found.double() - truth).norm() / truth.norm().clamp_min(1e-12))
+
+
+@pytest.mark.parametrize(("score", "scoring"), COMBINATIONS)
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1), (3, 2, 5), (7, 13, 4), (23, 719, 17), (5, 721, 3), (6, 1441, 9), (9, 2500, 33)]
+)
+def test_scores_and_gradients_equal_the_float64_reference(
+    score: Score, scoring: Scoring, threads: int, shape: tuple[int, int, int]
+) -> None:
+    b, c, width = shape
+    query, entities, grad_scores = draw_inputs(score, b, c, width, seed=b * c + width)
+    implementation = make_score(score, scoring, "cpu", threads)
+    scores, grad_query, grad_entities = run(implementation, query, entities, grad_scores)
+    true_scores, true_query, true_entities = expected(score, query, entities, grad_scores)
+    assert relative_error(scores, true_scores) < 2e-6
+    for found, truth in zip(grad_query, true_query, strict=True):
+        assert relative_error(found, truth) < 2e-6
+    assert relative_error(grad_entities, true_entities) < 2e-6
+
+
+@pytest.mark.parametrize(("score", "scoring"), COMBINATIONS)
+def test_backward_adds_to_what_is_there(score: Score, scoring: Scoring) -> None:
+    query, entities, grad_scores = draw_inputs(score, 9, 800, 7, seed=0)
+    implementation = make_score(score, scoring, "cpu", 2)
+    _, from_zero, entities_from_zero = run(implementation, query, entities, grad_scores)
+    _, from_three, entities_from_three = run(implementation, query, entities, grad_scores, start=3.0)
+    for zero, three in zip([*from_zero, entities_from_zero], [*from_three, entities_from_three], strict=True):
+        torch.testing.assert_close(three, zero + 3, rtol=1e-5, atol=1e-4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    b=st.integers(1, 40),
+    c=st.integers(1, 1500),
+    width=st.integers(1, 70),
+    threads=st.integers(1, 4),
+    seed=st.integers(0, 99),
+)
+def test_the_fused_l1_kernel_at_random_odd_shapes(b: int, c: int, width: int, threads: int, seed: int) -> None:
+    query, entities, grad_scores = draw_inputs("l1", b, c, width, seed)
+    found = run(make_score("l1", "fused", "cpu", threads), query, entities, grad_scores)
+    truth = expected("l1", query, entities, grad_scores)
+    assert relative_error(found[0], truth[0]) < 2e-6
+    assert max(relative_error(f, t) for f, t in zip(found[1], truth[1], strict=True)) < 2e-6
+    assert relative_error(found[2], truth[2]) < 2e-6
+
+
+def test_a_weight_of_zero_is_no_special_case() -> None:
+    query, entities, grad_scores = draw_inputs("l1", 6, 40, 5, seed=1)
+    query[1][:, ::2] = 0
+    found = run(make_score("l1", "fused", "cpu", 2), query, entities, grad_scores)
+    truth = expected("l1", query, entities, grad_scores)
+    assert relative_error(found[0], truth[0]) < 2e-6
+    assert relative_error(found[2], truth[2]) < 2e-6
+
+
+def test_a_tie_takes_the_subgradient_plus_one() -> None:
+    """Where a = w·e exactly, the fused kernel's sign is +1 (PyTorch's abs takes 0): documented, so tested."""
+    a, w, e = torch.full((1, 1), 2.0), torch.full((1, 1), 4.0), torch.full((1, 1), 0.5)
+    scores, (grad_a, grad_w), grad_e = run(make_score("l1", "fused", "cpu"), (a, w), e, torch.ones(1, 1))
+    assert scores.item() == 0
+    assert (grad_a.item(), grad_w.item(), grad_e.item()) == (-1.0, 0.5, 4.0)
+
+
+@pytest.mark.parametrize("where", [0, 719, 1499])
+def test_not_a_number_is_not_hidden(where: int) -> None:
+    query, entities, _ = draw_inputs("l1", 4, 1500, 6, seed=2)
+    entities[where, 3] = float("nan")
+    scores = make_score("l1", "fused", "cpu", 2).forward(query, entities, torch.empty(4, 1500), grad=False)
+    assert scores[:, where].isnan().all()
+    assert scores.isnan().sum() == 4
+
+
+def test_equal_threads_give_equal_bits() -> None:
+    query, entities, grad_scores = draw_inputs("l1", 33, 3000, 20, seed=3)
+    kernel = make_score("l1", "fused", "cpu", 3)
+    one, other = (run(kernel, query, entities, grad_scores) for _ in range(2))
+    assert torch.equal(one[0], other[0])
+    assert all(torch.equal(x, y) for x, y in zip(one[1], other[1], strict=True))
+    assert torch.equal(one[2], other[2])
+
+
+def test_a_scoring_that_cannot_run_is_refused_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="CPU only"):
+        make_score("l1", "fused", "cuda")
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    with pytest.raises(UsageError, match="numba"):
+        make_score("l1", "fused", "cpu")
