@@ -178,7 +178,7 @@ _RECIPES: dict[ModelName, Recipe] = {
 _DEMO_RECIPES: dict[ModelName, Recipe] = {
     "TNTPairRE": Recipe(
         "measured here on the demo graph",
-        {"rank": 50, "batch_size": 500, "optimizer": "adagrad", "emb_reg": 1e-3, "time_reg": 1e-2, "unit_norm": True},
+        {"rank": 100, "batch_size": 500, "optimizer": "adagrad", "emb_reg": 1e-3, "time_reg": 1e-2, "unit_norm": True},
         learning_rate=0.1,
         max_epochs=30,
     ),

@@ -75,7 +75,8 @@ def _read_plan(path: Path, given: JobOptions, *, auto_fit: bool) -> Plan:
 
 def _make_plan(given: JobOptions, graph: Dataset, target: Target, *, auto_fit: bool) -> Plan:
     job = gather(given, (graph.name, graph.shape))
-    settings = {**job.settings, "threads": usable_threads()}
+    n_queries = 2 * min(len(graph.valid), len(graph.test))
+    settings = {**job.settings, "threads": usable_threads(), "n_queries": n_queries}
     if auto_fit:
         return search(graph.shape, target, **settings)
     plain = {"micro_batch_size": settings["batch_size"], "chunk_size": graph.shape.n_entities}

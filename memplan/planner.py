@@ -20,14 +20,17 @@ from memplan.units import format_bytes
 from memplan.workload import SCORINGS, Scoring, Shape, Workload, build_workload
 
 SMALLEST_CHUNK = 128
+LARGEST_EVALUATION = 1024
+"""Queries ranked at once; more gain nothing once the kernels are busy."""
 ALTERNATIVES = 5
 
 
-def plan(shape: Shape, target: Target, **settings: Any) -> Plan:
+def plan(shape: Shape, target: Target, *, n_queries: int | None = None, **settings: Any) -> Plan:
     """Return the fastest plan, by the cost model, that fits ``target.budget_bytes``.
 
     ``settings`` are fields of the workload; ``micro_batch_size``, ``chunk_size``, ``scoring``, ``eval_batch_size`` and
-    ``eval_chunk_size`` are searched where left out. Equal inputs give equal plans.
+    ``eval_chunk_size`` are searched where left out, the evaluation's batch up to ``n_queries`` where a split is known
+    to hold no more. Equal inputs give equal plans.
 
     Raises:
         UsageError: a setting is out of range.
@@ -35,13 +38,14 @@ def plan(shape: Shape, target: Target, **settings: Any) -> Plan:
     """
     fixed = {name: value for name, value in settings.items() if value is not None}
     fixed["device"] = target.device
+    largest_evaluation = min(LARGEST_EVALUATION, n_queries or LARGEST_EVALUATION)
     base = build_workload(shape, **fixed)
     candidates = sorted(_training_candidates(base, fixed), key=lambda w: _preference(w, target))
     evaluations: dict[Scoring, Workload | None] = {}
     rejected: list[Alternative] = []
     for at, candidate in enumerate(candidates):
         if candidate.scoring not in evaluations:
-            evaluations[candidate.scoring] = _fastest_evaluation(candidate, fixed, target)
+            evaluations[candidate.scoring] = _fastest_evaluation(candidate, fixed, target, largest_evaluation)
         evaluation = evaluations[candidate.scoring]
         needed = _device_bytes(candidate, target, evaluation=False)
         if evaluation is None:
@@ -57,7 +61,7 @@ def plan(shape: Shape, target: Target, **settings: Any) -> Plan:
             reason = f"{_over(needed, target)}, with evaluation"
         if len(rejected) < ALTERNATIVES:
             rejected.append(_alternative(candidate, needed, f"faster, but {reason}", target))
-    raise _nothing_fits(candidates, fixed, target)
+    raise _nothing_fits(candidates, fixed, target, largest_evaluation)
 
 
 def _preference(workload: Workload, target: Target) -> tuple[float, int, int, int]:
@@ -107,8 +111,8 @@ def _training_candidates(base: Workload, fixed: dict[str, Any]) -> Iterator[Work
                 )
 
 
-def _evaluation_candidates(workload: Workload, fixed: dict[str, Any]) -> Iterator[Workload]:
-    batches = [workload.eval_batch_size] if "eval_batch_size" in fixed else _halvings(1024)
+def _evaluation_candidates(workload: Workload, fixed: dict[str, Any], largest: int) -> Iterator[Workload]:
+    batches = [workload.eval_batch_size] if "eval_batch_size" in fixed else _halvings(largest)
     chunks = [workload.eval_chunk_size] if "eval_chunk_size" in fixed else _chunks(workload.n_entities)
     if workload.scoring == "materialized":
         chunks = [workload.n_entities]
@@ -117,10 +121,10 @@ def _evaluation_candidates(workload: Workload, fixed: dict[str, Any]) -> Iterato
             yield workload.model_copy(update={"eval_batch_size": batch, "eval_chunk_size": chunk})
 
 
-def _fastest_evaluation(workload: Workload, fixed: dict[str, Any], target: Target) -> Workload | None:
+def _fastest_evaluation(workload: Workload, fixed: dict[str, Any], target: Target, largest: int) -> Workload | None:
     """Return the fastest evaluation that fits, or None."""
     ordered = sorted(
-        _evaluation_candidates(workload, fixed),
+        _evaluation_candidates(workload, fixed, largest),
         key=lambda w: (evaluation_seconds(w, target.rates), w.eval_batch_size, w.eval_chunk_size),
     )
     fitting = (w for w in ordered if _device_bytes(w, target, training=False) <= target.budget_bytes)
@@ -193,13 +197,16 @@ def _reason(chosen: Workload, *, is_fastest: bool) -> str:
     return f"{batch}, {entities}, {chosen.scoring} scoring: {why}"
 
 
-def _nothing_fits(candidates: list[Workload], fixed: dict[str, Any], target: Target) -> DoesNotFitError:
+def _nothing_fits(candidates: list[Workload], fixed: dict[str, Any], target: Target, largest: int) -> DoesNotFitError:
     smallest_evaluations: dict[Scoring, tuple[int, Workload]] = {}
     smallest: tuple[int, Workload] | None = None
     for candidate in candidates:
         if candidate.scoring not in smallest_evaluations:
             smallest_evaluations[candidate.scoring] = min(
-                ((_device_bytes(w, target, training=False), w) for w in _evaluation_candidates(candidate, fixed)),
+                (
+                    (_device_bytes(w, target, training=False), w)
+                    for w in _evaluation_candidates(candidate, fixed, largest)
+                ),
                 key=lambda pair: pair[0],
             )
         evaluation_bytes, evaluation = smallest_evaluations[candidate.scoring]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 from memplan.allocator import CachingAllocator, replay
@@ -94,7 +95,7 @@ def test_random_traffic_keeps_the_books() -> None:
             in_use.append(block)
         assert allocator.allocated_bytes == sum(block.size for block in in_use) <= allocator.reserved_bytes
     spans = sorted((block.address, block.address + block.size) for block in in_use)
-    assert all(stop <= start for (_, stop), (start, _) in zip(spans, spans[1:], strict=False))
+    assert all(stop <= start for (_, stop), (start, _) in itertools.pairwise(spans))
 
 
 def test_a_ledger_is_replayed_in_order_and_empty_tensors_take_nothing() -> None:

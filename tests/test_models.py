@@ -63,7 +63,7 @@ def test_the_triple_score_is_the_all_entity_score(name: ModelName) -> None:
 
 
 def n3_of(model: Model, batch: Batch) -> Tensor:
-    """tkbc's factors: 2^(1/3)|lhs|, |r ∘ τ|, |s|, 2^(1/3)|rhs|; the guide's: e_h, the four relation vectors' sum, e_t."""
+    """tkbc's factors: 2^(1/3)|lhs|, |r ∘ τ|, |s|, 2^(1/3)|rhs|; the guide's: e_h, the relation vectors' sum, e_t."""
     tables = dict(model.named_parameters())
     h, r, t, time = batch
     if model.is_complex:

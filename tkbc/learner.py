@@ -13,8 +13,8 @@ from pathlib import Path
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="learner.py",
-        description="Train a temporal knowledge-graph embedding. The same run as memplan train --auto-fit-gpu, with the "
-        "original learner's flags.",
+        description="Train a temporal knowledge-graph embedding: the same run as memplan train --auto-fit-gpu, with "
+        "the original learner's flags.",
     )
     parser.add_argument("--dataset", default=None, help="catalog name, folder, or demo (the default)")
     parser.add_argument("--data_dir", type=Path, default=None, help="where datasets lie; else $TKBC_DATA")
@@ -38,19 +38,19 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return its exit status."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    # "--batch_size 200 \  # smaller" escapes the blank, not the line break: the shell hands us a blank argument, and the
-    # comment ends the command, so that flags on later lines never arrive.
+    # "--batch_size 200 \  # smaller" escapes the blank, not the line break: the shell hands us a blank argument, and
+    # the comment ends the command, so that flags on later lines never arrive.
     blank = [argument for argument in arguments if not argument.strip()]
     if blank:
         print(  # noqa: T201 - the command line's own voice
-            "learner.py: a comment after a backslash ended the command early; flags on the lines below it were not seen",
+            "learner.py: a comment after a backslash ended the command; flags on the lines below it were not seen",
             file=sys.stderr,
         )
     options = _parser().parse_args([argument for argument in arguments if argument.strip()])
 
     from memplan.errors import MemplanError
-    from memplan.options import JobOptions
     from memplan.job import run_command
+    from memplan.options import JobOptions
 
     given = JobOptions(
         dataset=options.dataset,

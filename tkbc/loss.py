@@ -40,7 +40,8 @@ def softmax_cross_entropy(
     FlashAttention (arXiv 2205.14135) and cut cross-entropy (arXiv 2411.09009) do.
 
     Shapes:
-        query: tensors of (b, width); entities, grad_entities: (N, width), of one floating-point type; labels: (b,), int64.
+        query: tensors of (b, width); entities, grad_entities: (N, width), all of one floating-point type;
+        labels: (b,), int64.
     """
     n_queries, n_entities = len(labels), len(entities)
     one_chunk = chunk_size >= n_entities

@@ -45,7 +45,7 @@ def _read(path: Path, name: str) -> Dataset | None:
         with np.load(path, allow_pickle=False) as file:
             names = [tuple(file[key].tobytes().decode().split("\n")) for key in _NAMES]
             splits = [file[split] for split in SPLITS]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         return None
     for facts in splits:
         facts.setflags(write=False)

@@ -1,0 +1,160 @@
+"""The commands as a user runs them: output contract, exit status, and one clear line for every mistake."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from memplan.cli import app
+from memplan.plan import Plan
+from tests.conftest import random_graph, write_folder
+from tests.test_data import SHAPE
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def read_json(*arguments: str) -> Any:
+    result = invoke(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def fails(status: int, message: str, *arguments: str) -> None:
+    """The command ends with ``status`` and one line that matches ``message``; nothing on stdout, no traceback."""
+    result = invoke(*arguments)
+    assert result.exit_code == status, result.output
+    assert result.stdout == ""
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    assert re.search(message, lines[0]), lines[0]
+    assert isinstance(result.exception, SystemExit)
+
+
+@pytest.mark.parametrize("command", ["estimate", "plan"])
+def test_planning_imports_neither_torch_nor_numpy_nor_the_trainer(command: str) -> None:
+    code = (
+        "import sys; from memplan.cli import app; "
+        f"app(['{command}', '--dataset', 'ICEWS14', '--device', 'cpu'], standalone_mode=False); "
+        "loaded = {name.split('.')[0] for name in sys.modules} & {'torch', 'numpy', 'numba', 'tkbc'}; "
+        "sys.exit(f'imported {loaded}' if loaded else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_estimate_as_json_keeps_its_contract() -> None:
+    found = read_json(
+        "estimate", "--dataset", "ICEWS14", "--model", "TNTPairRE", "--rank", "100", "--batch-size", "1000",
+        "--scoring", "materialized", "--device", "cpu", "--budget", "16GiB",
+    )  # fmt: skip
+    assert found["workload"]["dataset"] == "ICEWS14"
+    assert set(found["peak"]) == {"requested_bytes", "allocated_bytes", "reserved_bytes", "device_bytes"}
+    assert found["phases"][0].keys() == {"name", "peak_bytes"}
+    assert found["tensors_at_peak"][0].keys() == {"name", "shape", "dtype", "bytes"}
+    assert found["tensors_at_peak"][0]["shape"] == [1000, 7128, 100]
+    assert found["tensors_at_peak"][0]["bytes"] == 2_851_200_000
+    assert found["peak"]["requested_bytes"] == sum(tensor["bytes"] for tensor in found["tensors_at_peak"])
+    assert found["budget_bytes"] == 16 * 2**30
+    assert found["fits"] is True
+
+
+def test_estimate_for_a_reader_names_the_tensor_and_how_many_live() -> None:
+    result = invoke("estimate", "--dataset", "ICEWS14", "--scoring", "materialized", "--device", "cpu")
+    assert "3 tensors of shape (1000, 7128, 100), 2,851,200,000 bytes each, live at the peak" in result.stdout
+    few = invoke("estimate", "--device", "cpu").stdout
+    every = invoke("estimate", "--device", "cpu", "--explain").stdout
+    assert "more (--explain)" in few
+    assert len(every.splitlines()) > len(few.splitlines())
+
+
+def test_an_estimate_that_does_not_fit_is_printed_and_ends_with_3() -> None:
+    result = invoke("estimate", "--dataset", "ICEWS14", "--device", "cpu", "--budget", "20MiB")
+    assert result.exit_code == 3
+    assert "does not fit" in result.stdout
+
+
+def test_plan_as_json_keeps_its_contract() -> None:
+    found = read_json("plan", "--dataset", "ICEWS14", "--model", "TNTPairRE", "--device", "T4")
+    assert {
+        "batch_size", "micro_batch_size", "accumulation_steps", "rank", "chunk_size", "scoring", "precision",
+        "eval_batch_size", "eval_chunk_size", "peak", "budget_bytes", "fits", "reason", "alternatives",
+    } <= set(found)  # fmt: skip
+    assert Plan.model_validate(found).fits
+
+
+def test_plan_for_a_graph_given_by_its_counts() -> None:
+    counts = ["--n-entities", "50000", "--n-relations", "10", "--n-timestamps", "20", "--n-facts", "100000"]
+    found = read_json("plan", *counts, "--device", "cpu", "--budget", "1GiB")
+    assert found["workload"]["n_entities"] == 50_000
+    assert found["workload"]["dataset"] is None
+    fails(2, r"needs all four; add --n-relations, --n-timestamps, --n-facts", "plan", "--n-entities", "5")
+
+
+def test_a_folder_is_counted(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "graph", random_graph(SHAPE))
+    found = read_json("estimate", "--dataset", str(folder), "--device", "cpu")
+    assert found["workload"]["n_facts"] == SHAPE.n_facts
+    assert found["workload"]["batch_size"] == 2 * SHAPE.n_facts, "the recipe's batch is cut to the data"
+
+
+def test_listings(tmp_path: Path) -> None:
+    datasets = read_json("datasets", "--data-dir", str(tmp_path))["datasets"]
+    assert {"demo", "ICEWS14", "ICEWS05-15", "YAGO15K"} == {row["name"] for row in datasets}
+    assert all(row["folder"] is None for row in datasets)
+    assert read_json("devices")["cpu"]["free_bytes"] > 0
+    assert [row["name"] for row in read_json("models")["models"]] == ["TNTComplEx", "TNTPairRE"]
+    for command in ("datasets", "devices", "models"):
+        result = invoke(command)
+        assert result.exit_code == 0
+        assert result.stdout
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "arguments"),
+    [
+        (2, r"unknown dataset 'ICEWS41'; did you mean ICEWS14", ["estimate", "--dataset", "ICEWS41"]),
+        (2, r"unknown model 'TNTPairE'; did you mean TNTPairRE", ["plan", "--model", "TNTPairE"]),
+        (2, r"unknown device 'T5'; did you mean T4", ["plan", "--device", "T5"]),
+        (2, r"unknown dataset 'nowhere'; known: .*ICEWS14", ["train", "--dataset", "nowhere"]),
+        (1, r"nowhere/at/all: no such folder", ["train", "--dataset", "nowhere/at/all"]),
+        (1, r"ICEWS14 is not on this machine: looked in .*/ICEWS14 .*mmkb", ["train", "--dataset", "ICEWS14"]),
+        (2, r"rank: 0: ", ["estimate", "--rank", "0"]),
+        (2, r"batch_size: 1,000,000 is larger than the data.*use at most 40000", ["plan", "--batch-size", "1000000"]),
+        (2, r"--budget: 'some' is no size", ["plan", "--budget", "some", "--device", "cpu"]),
+        (2, r"--budget: .* is out of range", ["plan", "--budget", "0MiB", "--device", "cpu"]),
+        (3, r"nothing fits 1\.00 MiB .*the smallest budget that would do is \d+MiB", ["plan", "--budget", "1MiB"]),
+        (2, r"learning_rate: -1", ["train", "--learning-rate", "-1"]),
+        (2, r"max_epochs: 0", ["train", "--max-epochs", "0"]),
+        (1, r"cannot be read as a plan", ["train", "--plan", "absent.json"]),
+        (2, r"leave out --rank", ["train", "--plan", "absent.json", "--rank", "5"]),
+        (1, r"sees no CUDA device here", ["train", "--device", "T4"]),
+    ],
+)
+def test_a_mistake_is_one_clear_line_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, message: str, arguments: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    import torch
+
+    if "T4" in arguments and torch.cuda.is_available():
+        pytest.skip("there is a CUDA device here")
+    fails(status, message, *arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_line_with_three_columns_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = write_folder(tmp_path / "graph", random_graph(SHAPE))
+    with (folder / "valid").open("a", encoding="utf-8") as file:
+        file.write("a\tb\tc\n")
+    fails(1, r"valid:8: 3 columns where 4 are expected", "train", "--dataset", str(folder))
+    assert [path.name for path in tmp_path.iterdir()] == ["graph"]

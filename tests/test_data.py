@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from memplan.catalog import DATASETS
+from memplan.errors import MemplanError, UsageError
+from memplan.workload import Shape
+from tests.conftest import random_graph, write_folder
+from tkbc.data import load_dataset
+from tkbc.data.cache import load_folder
+from tkbc.data.dataset import SPLITS, FilterIndex, with_reciprocals
+from tkbc.data.demo import N_SEASONS, generate_demo
+from tkbc.data.raw import NO_TIME, read_folder
+
+SHAPE = Shape(n_entities=11, n_relations=3, n_timestamps=5, n_facts=60)
+
+
+def same(one: object, other: object) -> bool:
+    """Whether two datasets hold the same names and facts."""
+    names = all(getattr(one, key) == getattr(other, key) for key in ("entities", "relations", "timestamps"))
+    return names and all(np.array_equal(getattr(one, split), getattr(other, split)) for split in SPLITS)
+
+
+def test_a_folder_becomes_ids_over_all_three_splits(tmp_path: Path) -> None:
+    (tmp_path / "train").write_text("b\tr\ta\t2014-01-02\n", encoding="utf-8")
+    (tmp_path / "valid").write_text("a\tr\tc\t2014-01-01\n", encoding="utf-8")
+    (tmp_path / "test").write_text("d\tq\ta\t2013-12-31\n", encoding="utf-8")
+    graph = read_folder(tmp_path, "tiny")
+    assert graph.entities == ("a", "b", "c", "d")
+    assert graph.relations == ("q", "r")
+    assert graph.timestamps == ("2013-12-31", "2014-01-01", "2014-01-02")
+    assert graph.train.tolist() == [[1, 1, 0, 2]]
+    assert graph.valid.tolist() == [[0, 1, 2, 1]]
+    assert graph.test.tolist() == [[3, 0, 0, 0]]
+    assert not graph.train.flags.writeable
+
+
+def test_byte_order_mark_crlf_and_unusual_characters(tmp_path: Path) -> None:
+    line = "São Paulo\u2028x\tr\tĐà Nẵng\t2014-01-01\r\n"
+    for split in SPLITS:
+        (tmp_path / split).write_bytes("\ufeff".encode() + line.encode())
+    graph = read_folder(tmp_path, "tiny")
+    assert graph.entities == ("São Paulo\u2028x", "Đà Nẵng")
+    assert graph.timestamps == ("2014-01-01",)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a\tr\tb\t2014-01-01\na\tr\tb\n", "train:2: 3 columns where 4 are expected"),
+        (b"a\tr\tb\t2014-01-01\n\n", "train:2: 1 columns"),
+        (b"a\t\tb\t2014-01-01\n", "train:1: column 2 is empty"),
+        (b"", "train: empty"),
+        (b"a\tr\t\xff\t2014-01-01\n", "train: not UTF-8 at byte 4"),
+        (b'a\tr\tb\t<occursSince>\t"20x2-##-##"\n', "train:1: '\"20x2-##-##\"' is no date"),
+        (b'a\tr\tb\t<occursSince>\t"2012-##-##"\na\tr\tb\t2012\n', "train:2: 4 columns where 3 are expected"),
+    ],
+)
+def test_a_broken_file_is_named_with_its_line(tmp_path: Path, content: bytes, message: str) -> None:
+    folder = write_folder(tmp_path / "data", random_graph(SHAPE))
+    (folder / "train").write_bytes(content)
+    with pytest.raises(MemplanError) as caught:
+        load_folder(folder, "broken", tmp_path / "cache")
+    assert message in str(caught.value)
+    assert not list((tmp_path).glob("cache/*"))
+
+
+def test_yago15k_as_tkbc_reads_it(tmp_path: Path) -> None:
+    lines = {
+        "train": 'a\tr\tb\na\tr\tb\t<occursSince>\t"2012-##-##"\n',
+        "valid": 'a\tr\tb\t<occursUntil>\t"0987-05-##"\n',
+        "test": 'b\tr\ta\t<occursSince>\t"-043-##-##"\n',
+    }
+    for split, text in lines.items():
+        (tmp_path / split).write_text(text, encoding="utf-8")
+    graph = read_folder(tmp_path, "yago")
+    assert graph.timestamps == ("-43", "987", "2012", NO_TIME)
+    assert graph.relations == ("r", "r <occursSince>", "r <occursUntil>")
+    assert graph.train.tolist() == [[0, 0, 1, 3], [0, 1, 1, 2]]
+
+
+def test_the_cache_gives_the_same_graph_and_follows_the_content(tmp_path: Path) -> None:
+    folder, cache = write_folder(tmp_path / "data", random_graph(SHAPE)), tmp_path / "cache"
+    fresh = load_folder(folder, "graph", cache)
+    (entry,) = cache.iterdir()
+    before = entry.stat().st_mtime_ns
+    cached = load_folder(folder, "graph", cache)
+    assert same(fresh, cached)
+    assert entry.stat().st_mtime_ns == before
+    assert not cached.train.flags.writeable
+    with (folder / "test").open("a", encoding="utf-8") as file:
+        file.write("e0\tr0\tnew\tt0\n")
+    assert "new" in load_folder(folder, "graph", cache).entities
+
+
+@pytest.mark.parametrize("damage", [b"", b"garbage", None])
+def test_a_damaged_or_unwritable_cache_is_done_without(tmp_path: Path, damage: bytes | None) -> None:
+    folder, cache = write_folder(tmp_path / "data", random_graph(SHAPE)), tmp_path / "cache"
+    fresh = load_folder(folder, "graph", cache)
+    (entry,) = cache.iterdir()
+    entry.write_bytes(entry.read_bytes()[:500] if damage is None else damage)
+    assert same(load_folder(folder, "graph", cache), fresh)
+    blocked = tmp_path / "a file"
+    blocked.write_text("")
+    assert same(load_folder(folder, "graph", blocked / "cache"), fresh)
+
+
+def test_the_filter_holds_every_true_tail_and_nothing_else() -> None:
+    graph = random_graph(SHAPE)
+    everything = {
+        tuple(map(int, fact)) for split in SPLITS for fact in with_reciprocals(graph.split(split), SHAPE.n_relations)
+    }
+    queries = with_reciprocals(graph.test, SHAPE.n_relations)
+    unseen = np.array([[0, 0, 0, 0], [10, 5, 3, 4]], dtype=np.int32)
+    queries = np.concatenate([queries, unseen])
+    row, tail = graph.filter_index.lookup(queries)
+    found = {(int(r), int(t)) for r, t in zip(row, tail, strict=True)}
+    expected = {
+        (i, t)
+        for i, (h, r, _, time) in enumerate(queries)
+        for t in range(SHAPE.n_entities)
+        if (h, r, t, time) in everything
+    }
+    assert found == expected
+    assert len(row) == len(found)
+
+
+def test_a_query_beyond_the_last_key_finds_nothing() -> None:
+    index = FilterIndex.build(np.array([[0, 0, 1, 0]], dtype=np.int32), 2)
+    row, tail = index.lookup(np.array([[5, 1, 0, 0]], dtype=np.int32))
+    assert len(row) == len(tail) == 0
+
+
+def test_reciprocals_swap_the_ends() -> None:
+    facts = np.array([[3, 1, 4, 2]], dtype=np.int32)
+    assert with_reciprocals(facts, 10).tolist() == [[3, 1, 4, 2], [4, 11, 3, 2]]
+
+
+def test_the_demo_graph_is_what_the_catalog_says_and_the_same_for_a_seed() -> None:
+    graph, entry = generate_demo(), DATASETS["demo"]
+    assert graph.shape == entry.shape
+    assert (len(graph.valid), len(graph.test)) == (entry.n_valid, entry.n_test)
+    assert same(graph, generate_demo())
+    assert not same(graph, generate_demo(seed=1))
+    facts = np.concatenate([graph.split(split) for split in SPLITS])
+    assert len(np.unique(facts, axis=0)) == len(facts), "a fact occurs twice"
+
+
+def test_the_demo_s_time_varying_relations_vary_and_its_static_ones_do_not() -> None:
+    """Knowing the season must help to tell the tail from (head, relation), for seasonal relations alone."""
+    graph = generate_demo()
+    facts = np.concatenate([graph.split(split) for split in SPLITS]).astype(np.int64)
+    season = facts[:, 3] * N_SEASONS // graph.shape.n_timestamps
+
+    def share_of_commonest_tail(rows: np.ndarray, keys: np.ndarray) -> float:
+        """How often guessing the commonest tail of each key is right."""
+        right = 0
+        for key in np.unique(keys):
+            right += np.bincount(rows[keys == key, 2]).max()
+        return right / len(rows)
+
+    for relation, name in enumerate(graph.relations):
+        of = facts[:, 1] == relation
+        by_head = share_of_commonest_tail(facts[of], facts[of, 0])
+        by_season = share_of_commonest_tail(facts[of], facts[of, 0] * N_SEASONS + season[of])
+        gain = by_season / by_head
+        assert gain > 1.5 if name.startswith("seasonal") else gain < 1.35, (name, gain)
+
+
+def test_icews14_is_what_the_catalog_says(real_data: Path) -> None:
+    graph, entry = load_dataset("icews14", real_data), DATASETS["ICEWS14"]
+    assert graph.shape == entry.shape
+    assert (len(graph.valid), len(graph.test)) == (entry.n_valid, entry.n_test)
+    assert (graph.timestamps[0], graph.timestamps[-1]) == ("2014-01-01", "2014-12-31")
+    first = (real_data / "ICEWS14" / "train").read_text(encoding="utf-8").splitlines()[0].split("\t")
+    h, r, t, time = graph.train[0]
+    assert [graph.entities[h], graph.relations[r], graph.entities[t], graph.timestamps[time]] == first
+
+
+def test_the_yago15k_sample_has_the_counted_facts_without_time(real_data: Path, tmp_path: Path) -> None:
+    for split, source in (("train", "valid"), ("valid", "valid"), ("test", "test")):
+        (tmp_path / split).write_bytes((real_data / "yago15k-sample" / source).read_bytes())
+    graph = read_folder(tmp_path, "sample")
+    no_time = len(graph.timestamps) - 1
+    assert graph.timestamps[no_time] == NO_TIME
+    untimed = sum(int((graph.split(split)[:, 3] == no_time).sum()) for split in ("valid", "test"))
+    assert (untimed, len(graph.valid) + len(graph.test) - untimed) == (20_295, 7_320)
+
+
+def test_data_that_is_not_there_is_answered_with_the_folder_and_the_way_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(MemplanError) as caught:
+        load_dataset("ICEWS14", tmp_path)
+    assert str(tmp_path / "ICEWS14") in str(caught.value)
+    assert "mmkb" in str(caught.value)
+    monkeypatch.setenv("TKBC_DATA", str(tmp_path / "elsewhere"))
+    with pytest.raises(MemplanError, match="elsewhere"):
+        load_dataset("YAGO15K")
+    with pytest.raises(UsageError, match="did you mean ICEWS14"):
+        load_dataset("ICEWS41")
+    with pytest.raises(MemplanError, match="no such folder"):
+        load_dataset(str(tmp_path / "nothing"))
+
+
+def test_a_dataset_is_found_by_name_by_its_own_folder_and_by_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_folder(tmp_path / "yago15k", random_graph(SHAPE))
+    assert same(load_dataset("YAGO15K", tmp_path), load_dataset("yago15k", folder))
+    monkeypatch.setenv("TKBC_DATA", str(tmp_path))
+    assert load_dataset("YAGO15K").name == "YAGO15K"

@@ -1,0 +1,245 @@
+"""Whole runs: the command, the run folder, the guide's own commands, determinism, and stopping."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from memplan.catalog import find_dataset
+from memplan.devices import Rates, Target
+from memplan.errors import MemplanError
+from memplan.plan import MemoryCheck, Plan
+from memplan.planner import plan
+from memplan.workload import Shape
+from tests.conftest import REAL_DATA, random_graph, write_folder
+from tests.test_cli import invoke
+from tests.test_models import MODEL_NAMES
+from tkbc.checkpoint import load_model
+from tkbc.data import Dataset, load_dataset
+from tkbc.models import MODELS
+from tkbc.training import Reporter, TrainSettings, train
+
+SHAPE = Shape(n_entities=60, n_relations=4, n_timestamps=8, n_facts=300)
+ROOT = Path(__file__).resolve().parents[1]
+GUIDE = REAL_DATA.parent / "guide" / "TNTPairRE_memory_optimization_guide.vi.md"
+
+
+def make_plan(graph: Dataset, **settings: Any) -> Plan:
+    target = Target("cpu", "CPU", 2**30, "test", Rates(9e10, 8e9, 8e-6), 0)
+    return plan(graph.shape, target, **{"model": "TNTPairRE", "rank": 8, "threads": 2, "n_queries": 14, **settings})
+
+
+def run(folder: Path, graph: Dataset | None = None, epochs: int = 3, **settings: Any) -> Any:
+    graph = graph or random_graph(SHAPE)
+    return train(make_plan(graph, **settings), graph, TrainSettings(learning_rate=0.1, max_epochs=epochs), folder)
+
+
+def test_a_run_folder_holds_what_the_contract_says(tmp_path: Path) -> None:
+    result = run(tmp_path / "run", emb_reg=0.01, time_reg=0.01, unit_norm=True)
+    folder = tmp_path / "run"
+    assert {path.name for path in folder.iterdir()} == {
+        "plan.json", "config.json", "metrics.jsonl", "memory_check.json", "checkpoint",
+    }  # fmt: skip
+    assert Plan.read(folder / "plan.json").fits
+    assert json.loads((folder / "config.json").read_text())["max_epochs"] == 3
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line.get("epoch") for line in lines] == [1, 2, 3, None]
+    assert lines[2]["valid"]["both"]["mrr"] > 0
+    assert lines[3]["test"]["both"]["mrr"] == result.test.both.mrr
+    assert lines[2]["loss"] < lines[0]["loss"]
+    check = MemoryCheck.model_validate_json((folder / "memory_check.json").read_text())
+    assert {"setup", "encode", "score", "score backward", "optimizer", "evaluation"} <= {p.name for p in check.phases}
+    assert all(phase.relative_error == 0 for phase in [*check.phases, check.peak])
+
+
+@pytest.mark.parametrize("model", MODEL_NAMES)
+@pytest.mark.parametrize("optimizer", ["adagrad", "adam"])
+def test_the_checkpoint_gives_the_model_back(tmp_path: Path, model: str, optimizer: str) -> None:
+    run(tmp_path / "run", model=model, optimizer=optimizer)
+    workload = Plan.read(tmp_path / "run" / "plan.json").workload
+    restored = MODELS[workload.model](workload)
+    load_model(tmp_path / "run" / "checkpoint", restored)
+    saved = load_file(tmp_path / "run" / "checkpoint" / "model.safetensors")
+    for name, table in restored.named_parameters():
+        assert torch.equal(table.detach(), saved[name])
+    moments = load_file(tmp_path / "run" / "checkpoint" / "optimizer.safetensors")
+    assert moments["entity.step"] > 0
+    (tmp_path / "run" / "checkpoint" / "model.safetensors").write_bytes(b"not safetensors")
+    with pytest.raises(MemplanError, match="cannot be read"):
+        load_model(tmp_path / "run" / "checkpoint", restored)
+
+
+def test_a_seed_gives_the_same_run(tmp_path: Path) -> None:
+    one, other = (run(tmp_path / name, micro_batch_size=37).test for name in ("one", "other"))
+    assert one == other
+    tables = [load_file(tmp_path / name / "checkpoint" / "model.safetensors") for name in ("one", "other")]
+    assert all(torch.equal(tables[0][name], tables[1][name]) for name in tables[0])
+
+
+def test_a_run_folder_is_never_written_over(tmp_path: Path) -> None:
+    run(tmp_path / "run", epochs=1)
+    before = (tmp_path / "run" / "metrics.jsonl").read_text()
+    with pytest.raises(MemplanError, match="there is a run already"):
+        run(tmp_path / "run", epochs=1)
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
+
+
+def test_a_plan_for_another_graph_is_refused(tmp_path: Path) -> None:
+    made = make_plan(random_graph(SHAPE))
+    other = random_graph(SHAPE.model_copy(update={"n_entities": 61}))
+    with pytest.raises(MemplanError, match="n_entities=60"):
+        train(made, other, TrainSettings(learning_rate=0.1, max_epochs=1), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_diverged_run_says_so(tmp_path: Path) -> None:
+    graph = random_graph(SHAPE)
+    with pytest.raises(MemplanError, match=r"epoch \d+: the loss is|not finite"):
+        train(
+            make_plan(graph, model="TNTComplEx"),
+            graph,
+            TrainSettings(learning_rate=1e30, max_epochs=5),
+            tmp_path / "run",
+        )
+
+
+def test_stopping_keeps_every_finished_step(tmp_path: Path) -> None:
+    graph = random_graph(SHAPE)
+    steps = 0
+
+    class Counting(Reporter):
+        def step_done(self, examples: int, mean_loss: object) -> None:  # noqa: ARG002
+            nonlocal steps
+            steps += 1
+
+    result = train(
+        make_plan(graph, batch_size=100),
+        graph,
+        TrainSettings(learning_rate=0.1, max_epochs=9),
+        tmp_path / "run",
+        Counting(),
+        should_stop=lambda: steps >= 8,
+    )
+    assert result.interrupted
+    state = json.loads((tmp_path / "run" / "checkpoint" / "state.json").read_text())
+    # The run's first step is the measured one, outside the count: 5 + 3 more end with the second epoch's third.
+    assert state == {"epoch": 2, "examples_done": 300, "interrupted": True}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_command_with_a_checkpoint(tmp_path: Path, number: int) -> None:
+    command = [sys.executable, "-m", "memplan.cli", "train", "--auto-fit-gpu", "--device", "cpu"]
+    process = subprocess.Popen(
+        [*command, "--max-epochs", "500", "--run-dir", str(tmp_path / "run")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+    )
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not metrics.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert "stopping after this step" in output
+    assert "Traceback" not in errors
+    assert (tmp_path / "run" / "checkpoint" / "model.safetensors").is_file()
+
+
+def test_the_demo_command_trains_checks_and_evaluates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = invoke("train", "--auto-fit-gpu", "--device", "cpu", "--max-epochs", "1")
+    assert result.exit_code == 0, result.output
+    assert "fitting to this machine's memory instead" in result.stdout
+    assert re.search(r"peak +[\d,]+ +[\d,]+ +exact", result.stdout)
+    assert re.search(r"test +MRR 0\.\d{4}", result.stdout)
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.startswith("demo-TNTPairRE-")
+
+
+def test_without_auto_fit_the_sizes_stay_as_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = invoke("train", "--device", "cpu", "--budget", "3MiB")
+    assert result.exit_code == 3
+    assert "--auto-fit-gpu" in result.stderr
+    fitted = invoke("train", "--auto-fit-gpu", "--device", "cpu", "--budget", "3MiB", "--max-epochs", "1")
+    assert fitted.exit_code == 0, fitted.output
+
+
+def test_a_plan_file_trains_as_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = invoke("plan", "--device", "cpu", "--rank", "9", "--micro-batch-size", "123", "--json")
+    (tmp_path / "plan.json").write_text(made.stdout)
+    result = invoke("train", "--plan", "plan.json", "--max-epochs", "1", "--run-dir", "run")
+    assert result.exit_code == 0, result.output
+    assert Plan.read(tmp_path / "run" / "plan.json") == Plan.read(tmp_path / "plan.json")
+
+
+def test_the_guide_s_row_trains_inside_200_mib_on_icews14(real_data: Path, tmp_path: Path) -> None:
+    """Rank 100, batch 1000: a step and an evaluation, measured. Cut to the valid split to keep it short."""
+    graph = load_dataset("ICEWS14", real_data)
+    target = Target("cpu", "CPU", 200 * 2**20, "--budget", Rates(9e10, 8e9, 8e-6), 0)
+    made = plan(
+        graph.shape, target, model="TNTPairRE", rank=100, batch_size=1000, emb_reg=1e-3, time_reg=1e-2, unit_norm=True
+    )
+    short = find_dataset("ICEWS14").shape.model_copy(update={"n_facts": 1500})
+    few = Dataset(
+        graph.name, graph.entities, graph.relations, graph.timestamps, graph.train[:1500], graph.valid, graph.test[:50]
+    )
+    made = plan(
+        short, target, **made.workload.model_dump(include={"model", "rank", "batch_size", "emb_reg", "time_reg"})
+    )
+    result = train(made, few, TrainSettings(learning_rate=0.1, max_epochs=1), tmp_path / "run")
+    assert result.memory_check.peak.relative_error == 0
+    assert result.memory_check.peak.measured.requested_bytes <= 200 * 2**20
+
+
+def guide_commands() -> list[str]:
+    """Every learner command in the guide, as its code blocks write them."""
+    blocks = re.findall(r"```bash\n(.*?)```", GUIDE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    return [block for block in blocks if "learner.py" in block]
+
+
+def test_every_command_of_the_guide_runs_verbatim(real_data: Path, tmp_path: Path) -> None:
+    """On small graphs under the datasets' names, one epoch each: the shell, not this test, splits the commands."""
+    commands = guide_commands()
+    assert len(commands) == 5
+    shape = Shape(n_entities=40, n_relations=3, n_timestamps=7, n_facts=600)
+    for name in ("ICEWS14", "ICEWS05-15", "YAGO15K"):
+        write_folder(tmp_path / "data" / name, random_graph(shape))
+    environment = {
+        **os.environ,
+        "TKBC_DATA": str(tmp_path / "data"),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    (tmp_path / "tkbc").symlink_to(ROOT / "tkbc")
+    for command in commands:
+        # 100 epochs would only take time: the shell's last word on --max_epochs is one.
+        script = command.replace("--max_epochs 100", "--max_epochs 1")
+        shown = ["bash", "-c", f'python() {{ command python "$@" --max_epochs 1; }}\n{script}']
+        done = subprocess.run(shown, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert re.search(r"test +MRR 0\.\d{4}", done.stdout), (command, done.stdout, done.stderr)
+        assert "Traceback" not in done.stderr
+        if "\\  #" in command:
+            # The shell ends such a command at the comment and takes the next line for a command of its own.
+            assert "a comment after a backslash ended the command" in done.stderr
+
+
+def test_the_learner_s_mistakes_are_one_line(tmp_path: Path) -> None:
+    learner = [sys.executable, str(ROOT / "tkbc" / "learner.py")]
+    done = subprocess.run([*learner, "--dataset", "ICEWS99"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("learner.py: unknown dataset 'ICEWS99'; did you mean ICEWS14")
