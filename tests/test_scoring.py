@@ -86,7 +86,7 @@ def test_backward_adds_to_what_is_there(score: Score, scoring: Scoring) -> None:
         torch.testing.assert_close(three, zero + 3, rtol=1e-5, atol=1e-4)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     b=st.integers(1, 40),
     c=st.integers(1, 1500),
@@ -99,8 +99,12 @@ def test_the_fused_l1_kernel_at_random_odd_shapes(b: int, c: int, width: int, th
     found = run(make_score("l1", "fused", "cpu", threads), query, entities, grad_scores)
     truth = expected("l1", query, entities, grad_scores)
     assert relative_error(found[0], truth[0]) < 2e-6
-    assert max(relative_error(f, t) for f, t in zip(found[1], truth[1], strict=True)) < 2e-6
-    assert relative_error(found[2], truth[2]) < 2e-6
+    # Gradients are sums of terms of either sign that can cancel to almost nothing, so the error is measured against the
+    # terms: Σ|G|, Σ|G||e| and Σ|G||w|.
+    g = grad_scores.double().abs()
+    sizes = (g.sum(1, keepdim=True).expand(b, width), g @ entities.double().abs(), g.T @ query[1].double().abs())
+    for gradient, exact, size in zip((*found[1], found[2]), (*truth[1], truth[2]), sizes, strict=True):
+        assert float((gradient.double() - exact).norm() / size.norm()) < 1e-6
 
 
 def test_a_weight_of_zero_is_no_special_case() -> None:

@@ -69,7 +69,7 @@ def test_micro_batches_and_scoring_change_nothing(
     assert_same(full, part)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_any_batch_micro_batch_and_chunk_give_the_full_batch_step(data: st.DataObject) -> None:
     model = data.draw(st.sampled_from(MODEL_NAMES))
