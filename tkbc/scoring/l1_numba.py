@@ -10,6 +10,7 @@ summed over threads in a fixed order, so that equal threads give equal bits.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -38,6 +39,7 @@ def _forward(a: Any, w: Any, e: Any, out: Any, start: int, stop: int, packed: An
     n_queries, rank = a.shape
     tile = packed.shape[1]
     whole = rank - rank % 4
+    zero = np.float32(0)
     for first in range(start, stop, tile):
         last = min(stop, first + tile)
         width = last - first
@@ -45,20 +47,33 @@ def _forward(a: Any, w: Any, e: Any, out: Any, start: int, stop: int, packed: An
             row = packed[k]
             for j in range(width):
                 row[j] = e[first + j, k]
-        for b in range(n_queries):
-            o = out[b, first:last]
+        # Two queries and four terms a pass: eight terms for two loads and two stores of scores, four loads of entities.
+        for b in range(0, n_queries - 1, 2):
+            o, o_ = out[b, first:last], out[b + 1, first:last]
             for j in range(width):
-                o[j] = np.float32(0)
-            # Four terms a pass: one load and one store of the score for four of the sum's terms.
+                o[j] = zero
+                o_[j] = zero
             for k in range(0, whole, 4):
                 a0, a1, a2, a3 = a[b, k], a[b, k + 1], a[b, k + 2], a[b, k + 3]
                 w0, w1, w2, w3 = w[b, k], w[b, k + 1], w[b, k + 2], w[b, k + 3]
+                a0_, a1_, a2_, a3_ = a[b + 1, k], a[b + 1, k + 1], a[b + 1, k + 2], a[b + 1, k + 3]
+                w0_, w1_, w2_, w3_ = w[b + 1, k], w[b + 1, k + 1], w[b + 1, k + 2], w[b + 1, k + 3]
                 p0, p1, p2, p3 = packed[k], packed[k + 1], packed[k + 2], packed[k + 3]
                 for j in range(width):
-                    o[j] -= (abs(a0 - w0 * p0[j]) + abs(a1 - w1 * p1[j])) + (
-                        abs(a2 - w2 * p2[j]) + abs(a3 - w3 * p3[j])
-                    )
+                    x0, x1, x2, x3 = p0[j], p1[j], p2[j], p3[j]
+                    o[j] -= (abs(a0 - w0 * x0) + abs(a1 - w1 * x1)) + (abs(a2 - w2 * x2) + abs(a3 - w3 * x3))
+                    o_[j] -= (abs(a0_ - w0_ * x0) + abs(a1_ - w1_ * x1)) + (abs(a2_ - w2_ * x2) + abs(a3_ - w3_ * x3))
             for k in range(whole, rank):
+                a0, w0, a0_, w0_, p0 = a[b, k], w[b, k], a[b + 1, k], w[b + 1, k], packed[k]
+                for j in range(width):
+                    o[j] -= abs(a0 - w0 * p0[j])
+                    o_[j] -= abs(a0_ - w0_ * p0[j])
+        if n_queries % 2:
+            b = n_queries - 1
+            o = out[b, first:last]
+            for j in range(width):
+                o[j] = zero
+            for k in range(rank):
                 a0, w0, p0 = a[b, k], w[b, k], packed[k]
                 for j in range(width):
                     o[j] -= abs(a0 - w0 * p0[j])
@@ -81,7 +96,7 @@ def _backward(
     n_queries, rank = a.shape
     tile = packed.shape[1]
     whole = n_queries - n_queries % 4
-    zero = np.float32(0)
+    zero, one = np.float32(0), np.float32(1)
     for first in range(start, stop, tile):
         last = min(stop, first + tile)
         width = last - first
@@ -101,11 +116,12 @@ def _backward(
                 sw0, sw1, sw2, sw3 = zero, zero, zero, zero
                 for j in range(width):
                     x = p[j]
-                    # A tie (difference 0) counts as +1, one of the valid subgradients; PyTorch's abs takes 0 there.
-                    t0 = g0[j] if a0 - w0 * x >= zero else -g0[j]
-                    t1 = g1[j] if a1 - w1 * x >= zero else -g1[j]
-                    t2 = g2[j] if a2 - w2 * x >= zero else -g2[j]
-                    t3 = g3[j] if a3 - w3 * x >= zero else -g3[j]
+                    # The difference's sign on G, without a branch. A tie (difference 0) counts as +1, one of the valid
+                    # subgradients; PyTorch's abs takes 0 there.
+                    t0 = math.copysign(one, a0 - w0 * x) * g0[j]
+                    t1 = math.copysign(one, a1 - w1 * x) * g1[j]
+                    t2 = math.copysign(one, a2 - w2 * x) * g2[j]
+                    t3 = math.copysign(one, a3 - w3 * x) * g3[j]
                     sa0 += t0
                     sa1 += t1
                     sa2 += t2
@@ -131,7 +147,7 @@ def _backward(
                 sa0, sw0 = zero, zero
                 for j in range(width):
                     x = p[j]
-                    t0 = g0[j] if a0 - w0 * x >= zero else -g0[j]
+                    t0 = math.copysign(one, a0 - w0 * x) * g0[j]
                     sa0 += t0
                     sw0 += t0 * x
                     q[j] += t0 * w0
