@@ -11,12 +11,11 @@ def obstacle(score: Score, scoring: Scoring, device: DeviceType) -> str | None:
     """Return why ``scoring`` of ``score`` cannot run on ``device``, or None if it can.
 
     Plain PyTorch scorings run everywhere, and so does the fused dot score, which is matrix products. The fused L1 score
-    is a numba kernel on the CPU; without numba the planner falls back to ``chunked``, as it does on CUDA.
+    is a numba kernel on the CPU; without numba the planner falls back to ``chunked``. On CUDA it is a Triton kernel,
+    and Triton comes with PyTorch there.
     """
-    if scoring != "fused" or score == "dot":
+    if scoring != "fused" or score == "dot" or device == "cuda":
         return None
-    if device == "cuda":
-        return "the fused L1 kernel runs on the CPU only so far"
     if importlib.util.find_spec("numba") is None:
         return "the fused L1 kernel needs the package numba (pip install numba)"
     return None

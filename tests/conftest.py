@@ -7,6 +7,9 @@ import os
 # PyTorch's profiler otherwise writes lines of its own to stderr; read when torch is imported.
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
+# Without a GPU the Triton kernels run in Triton's interpreter; read when a kernel is declared.
+os.environ.setdefault("TRITON_INTERPRET", "1")
+
 from pathlib import Path
 
 import numpy as np

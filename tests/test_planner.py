@@ -142,7 +142,7 @@ def test_a_named_gpu_gives_a_cuda_target_and_memory_less_than_nominal() -> None:
     assert 14 * 2**30 < target.budget_bytes < 15.2 * 2**30
     found = plan(ICEWS14, target, model="TNTPairRE")
     assert found.fits
-    assert found.scoring != "fused", "there is no CUDA kernel for the fused L1 score yet"
+    assert found.scoring == "fused"
     assert found.peak.requested_bytes <= found.peak.allocated_bytes <= found.peak.reserved_bytes
     assert found.peak.reserved_bytes < found.peak.device_bytes <= target.budget_bytes
 

@@ -1,6 +1,6 @@
 """What one call of a score's forward or backward allocates.
 
-The code whose bytes this tells: tkbc/scoring/plain.py, dot_fused.py and l1_numba.py.
+The code whose bytes this tells: tkbc/scoring/plain.py, dot_fused.py, l1_numba.py and l1_triton.py.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def forward(ledger: Ledger, workload: Workload, b: int, c: int) -> None:
     """Tell a forward of b queries against c entities into the buffer."""
     if workload.scoring == "chunked":
         ledger.free(_plain_forward(ledger, workload, b, c))
-    elif workload.score == "l1":
+    elif workload.score == "l1" and workload.device == "cpu":
         parts, tile = l1_geometry(c, workload.threads)
         ledger.passing("packed tiles of entities", parts, workload.rank, tile)
 
@@ -44,7 +44,7 @@ def backward(ledger: Ledger, workload: Workload, b: int, c: int) -> None:
     if workload.scoring == "chunked":
         graph, scores = _plain_graph(ledger, workload, b, c)
         _plain_backward(ledger, workload, b, c, graph, scores)
-    elif workload.score == "l1":
+    elif workload.score == "l1" and workload.device == "cpu":
         parts, tile = l1_geometry(c, workload.threads)
         packed = ledger.new("packed tiles of entities", parts, workload.rank, tile)
         gradients = ledger.new("packed tiles of entity gradients", parts, workload.rank, tile)

@@ -45,21 +45,32 @@ class PairwiseScore(Protocol):
         """Add the gradients of Σ grad_scores · scores to ``grad_query`` and ``grad_entities``."""
 
 
-def _fused_l1(threads: int) -> PairwiseScore:
-    from tkbc.scoring.l1_numba import NumbaL1  # numba takes a second to import: only where it is used
+def _fused_l1(device: DeviceType, threads: int) -> PairwiseScore:
+    if device == "cpu":
+        from tkbc.scoring.l1_numba import NumbaL1  # numba takes a second to import: only where it is used
 
-    kernel = NumbaL1(threads)
-    kernel.compile()
-    return kernel
+        on_cpu = NumbaL1(threads)
+        on_cpu.compile()
+        return on_cpu
+    try:
+        from tkbc.scoring.l1_triton import TritonL1
+    except ImportError as error:
+        raise UsageError(
+            f"scoring 'fused' of the l1 score cannot run on cuda: {error}; Triton comes with PyTorch's CUDA builds for "
+            "Linux. Install it, or use --scoring chunked"
+        ) from None
+    on_cuda = TritonL1()
+    on_cuda.compile(device)
+    return on_cuda
 
 
-IMPLEMENTATIONS: dict[tuple[Score, Scoring], Callable[[int], PairwiseScore]] = {
-    ("dot", "fused"): lambda _: FusedDot(),
-    ("dot", "chunked"): lambda _: Chunked(FORMULAS["dot"]),
-    ("dot", "materialized"): lambda _: Materialized(FORMULAS["dot"]),
+IMPLEMENTATIONS: dict[tuple[Score, Scoring], Callable[[DeviceType, int], PairwiseScore]] = {
+    ("dot", "fused"): lambda _device, _threads: FusedDot(),
+    ("dot", "chunked"): lambda _device, _threads: Chunked(FORMULAS["dot"]),
+    ("dot", "materialized"): lambda _device, _threads: Materialized(FORMULAS["dot"]),
     ("l1", "fused"): _fused_l1,
-    ("l1", "chunked"): lambda _: Chunked(FORMULAS["l1"]),
-    ("l1", "materialized"): lambda _: Materialized(FORMULAS["l1"]),
+    ("l1", "chunked"): lambda _device, _threads: Chunked(FORMULAS["l1"]),
+    ("l1", "materialized"): lambda _device, _threads: Materialized(FORMULAS["l1"]),
 }
 
 
@@ -74,4 +85,4 @@ def make_score(score: Score, scoring: Scoring, device: DeviceType, threads: int 
     why_not = obstacle(score, scoring, device)
     if why_not is not None:
         raise UsageError(f"scoring {scoring!r} of the {score} score cannot run: {why_not}; use --scoring chunked")
-    return IMPLEMENTATIONS[score, scoring](threads)
+    return IMPLEMENTATIONS[score, scoring](device, threads)
