@@ -15,7 +15,7 @@ from memplan.catalog import DATASETS, GPUS
 from memplan.devices import resolve, usable_threads
 from memplan.errors import DoesNotFitError, MemplanError
 from memplan.options import AsJson, GraphOptions, JobOptions, gather, with_options
-from memplan.scorings import available
+from memplan.scorings import available, preferred
 from memplan.workload import SCORE_OF_MODEL, build_workload
 
 
@@ -57,7 +57,7 @@ def estimate(
 
     job, target = gather(given), resolve(given.device, given.budget)
     # What is left out takes its plain value: the whole batch, all entities, the scoring that needs least.
-    scoring = available(SCORE_OF_MODEL[job.settings["model"]], target.device)[-1]
+    scoring = preferred(SCORE_OF_MODEL[job.settings["model"]], target.device)
     settings = {"scoring": scoring, **job.settings, "device": target.device, "threads": usable_threads()}
     workload = build_workload(job.shape, **settings)
     result = run(workload, outside_bytes=target.outside_bytes, budget_bytes=target.budget_bytes)

@@ -92,18 +92,19 @@ def free_ram_bytes() -> tuple[int, str]:
 
     available = int(psutil.virtual_memory().available)
     limits = [(available, "free RAM")]
-    limits += [(left, f"cgroup limit ({path})") for path, left in _cgroup_rooms()]
+    limits += [(left, f"cgroup limit ({path})") for path, left in cgroup_rooms()]
     return min(limits)
 
 
-def _cgroup_rooms() -> list[tuple[Path, int]]:
+def cgroup_rooms(
+    root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
+) -> list[tuple[Path, int]]:
     """Return what is left under each memory limit of our cgroup and its parents (v2), or of v1's memory controller."""
-    root = Path("/sys/fs/cgroup")
     rooms = []
     try:
         own = next(
             line.split("::", 1)[1].strip().lstrip("/")
-            for line in Path("/proc/self/cgroup").read_text().splitlines()
+            for line in membership.read_text().splitlines()
             if line.startswith("0::")
         )
         folder = root / own

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
+from memplan.workload import DeviceType
+
 DType = Literal["float32", "float64", "int32", "int64", "bool", "uint8"]
 ITEM_BYTES: dict[DType, int] = {"float32": 4, "float64": 8, "int32": 4, "int64": 8, "bool": 1, "uint8": 1}
 
@@ -36,7 +38,8 @@ class Ledger:
     Bytes are requested bytes: shape times item size, before any allocator's rounding. Empty tensors are left out.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: DeviceType = "cpu") -> None:
+        self.device = device
         self.events: list[Event] = []
         self.phase_peaks: dict[str, int] = {}
         """Highest live bytes during each phase, in order of first appearance."""
@@ -65,8 +68,10 @@ class Ledger:
     def temporary(self, name: str, *shape: int, dtype: DType = "float32") -> Iterator[Allocation]:
         """Record a tensor that lives as long as the ``with`` block."""
         allocation = self.new(name, *shape, dtype=dtype)
-        yield allocation
-        self.free(allocation)
+        try:
+            yield allocation
+        finally:
+            self.free(allocation)
 
     def passing(self, name: str, *shape: int, dtype: DType = "float32") -> None:
         """Record a tensor that is born and dies with nothing in between."""

@@ -1,7 +1,7 @@
 """The search: micro-batch, chunk, scoring and evaluation sizes for a budget; everything else stays as asked.
 
-Micro-batch, chunk and scoring change no result, so all that fit are compared by predicted time, then by memory. What
-the user fixed is kept, and so are batch and rank.
+Micro-batch, chunk and scoring change no result. The scoring is the best that can run; micro-batches and chunks that fit
+are compared by predicted time, then by memory. What the user fixed is kept, and so are batch and rank.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from memplan.errors import DoesNotFitError
 from memplan.estimator import estimate, peak_of
 from memplan.plan import Alternative, Plan
 from memplan.programs.step import run
-from memplan.scorings import available
+from memplan.scorings import preferred
 from memplan.units import format_bytes
-from memplan.workload import SCORINGS, Scoring, Shape, Workload, build_workload
+from memplan.workload import Shape, Workload, build_workload
 
 SMALLEST_CHUNK = 128
 LARGEST_EVALUATION = 1024
@@ -41,12 +41,9 @@ def plan(shape: Shape, target: Target, *, n_queries: int | None = None, **settin
     largest_evaluation = min(LARGEST_EVALUATION, n_queries or LARGEST_EVALUATION)
     base = build_workload(shape, **fixed)
     candidates = sorted(_training_candidates(base, fixed), key=lambda w: _preference(w, target))
-    evaluations: dict[Scoring, Workload | None] = {}
+    evaluation = _fastest_evaluation(candidates[0], fixed, target, largest_evaluation)
     rejected: list[Alternative] = []
     for at, candidate in enumerate(candidates):
-        if candidate.scoring not in evaluations:
-            evaluations[candidate.scoring] = _fastest_evaluation(candidate, fixed, target, largest_evaluation)
-        evaluation = evaluations[candidate.scoring]
         needed = _device_bytes(candidate, target, evaluation=False)
         if evaluation is None:
             reason = "its evaluation does not fit"
@@ -64,11 +61,10 @@ def plan(shape: Shape, target: Target, *, n_queries: int | None = None, **settin
     raise _nothing_fits(candidates, fixed, target, largest_evaluation)
 
 
-def _preference(workload: Workload, target: Target) -> tuple[float, int, int, int]:
-    """Sort key: the faster first; among equals the scoring, micro-batch and chunk that take less memory."""
+def _preference(workload: Workload, target: Target) -> tuple[float, int, int]:
+    """Sort key: the faster first; among equals the micro-batch and chunk that take less memory."""
     return (
         seconds_per_epoch(workload, target.rates),
-        -SCORINGS.index(workload.scoring),
         workload.micro_batch_size,
         workload.chunk_size,
     )
@@ -93,22 +89,14 @@ def _chunks(n_entities: int) -> list[int]:
 
 
 def _training_candidates(base: Workload, fixed: dict[str, Any]) -> Iterator[Workload]:
-    scorings = [base.scoring] if "scoring" in fixed else available(base.score, base.device)
+    scoring = base.scoring if "scoring" in fixed else preferred(base.score, base.device)
     micro_batches = [base.micro_batch_size] if "micro_batch_size" in fixed else _halvings(base.batch_size)
-    for scoring in scorings:
-        chunks = [base.chunk_size] if "chunk_size" in fixed else _chunks(base.n_entities)
-        if scoring == "materialized":
-            chunks = [chunk for chunk in chunks if chunk == base.n_entities]
-        for chunk in chunks:
-            for micro_batch in micro_batches:
-                yield base.model_copy(
-                    update={
-                        "scoring": scoring,
-                        "chunk_size": chunk,
-                        "micro_batch_size": micro_batch,
-                        "eval_chunk_size": base.n_entities if scoring == "materialized" else base.eval_chunk_size,
-                    }
-                )
+    chunks = [base.chunk_size] if "chunk_size" in fixed else _chunks(base.n_entities)
+    if scoring == "materialized":
+        chunks = [base.n_entities]
+    for chunk in chunks:
+        for micro_batch in micro_batches:
+            yield base.model_copy(update={"scoring": scoring, "chunk_size": chunk, "micro_batch_size": micro_batch})
 
 
 def _evaluation_candidates(workload: Workload, fixed: dict[str, Any], largest: int) -> Iterator[Workload]:
@@ -198,23 +186,12 @@ def _reason(chosen: Workload, *, is_fastest: bool) -> str:
 
 
 def _nothing_fits(candidates: list[Workload], fixed: dict[str, Any], target: Target, largest: int) -> DoesNotFitError:
-    smallest_evaluations: dict[Scoring, tuple[int, Workload]] = {}
-    smallest: tuple[int, Workload] | None = None
-    for candidate in candidates:
-        if candidate.scoring not in smallest_evaluations:
-            smallest_evaluations[candidate.scoring] = min(
-                (
-                    (_device_bytes(w, target, training=False), w)
-                    for w in _evaluation_candidates(candidate, fixed, largest)
-                ),
-                key=lambda pair: pair[0],
-            )
-        evaluation_bytes, evaluation = smallest_evaluations[candidate.scoring]
-        needed = max(evaluation_bytes, _device_bytes(candidate, target, evaluation=False))
-        if smallest is None or needed < smallest[0]:
-            smallest = (needed, _with_evaluation(candidate, evaluation))
-    assert smallest is not None, "there is always a candidate"
-    workload = smallest[1]
+    evaluation = min(
+        _evaluation_candidates(candidates[0], fixed, largest),
+        key=lambda w: _device_bytes(w, target, training=False),
+    )
+    training = min(candidates, key=lambda w: _device_bytes(w, target, evaluation=False))
+    workload = _with_evaluation(training, evaluation)
     needed_peak = estimate(workload, outside_bytes=target.outside_bytes)
     obstacle = needed_peak.tensors_at_peak[0]
     dimensions = " × ".join(str(size) for size in obstacle.shape)

@@ -21,6 +21,14 @@ def obstacle(score: Score, scoring: Scoring, device: DeviceType) -> str | None:
     return None
 
 
+def preferred(score: Score, device: DeviceType) -> Scoring:
+    """Return the scoring that is taken where none is asked for: ``fused``, else ``chunked``.
+
+    ``materialized`` is run on request only: it is the way that runs out of memory, kept to compare with.
+    """
+    return "fused" if obstacle(score, "fused", device) is None else "chunked"
+
+
 def available(score: Score, device: DeviceType) -> list[Scoring]:
     """Return the scorings of ``score`` that can run on ``device``."""
     return [scoring for scoring in SCORINGS if obstacle(score, scoring, device) is None]

@@ -10,7 +10,8 @@ from memplan.workload import Workload
 def state(ledger: Ledger, workload: Workload, tables: dict[str, int]) -> None:
     """Tell the optimizer's state, one table after another."""
     for name, rows in tables.items():
-        ledger.new(f"{workload.optimizer} step count of {name}", *SCALAR)
+        if not _is_single_tensor_adagrad(workload):
+            ledger.new(f"{workload.optimizer} step count of {name}", *SCALAR)
         moments = ("sum of squares",) if workload.optimizer == "adagrad" else ("first moment", "second moment")
         for moment in moments:
             ledger.new(f"{workload.optimizer} {moment} of {name}", rows, workload.width)
@@ -18,8 +19,13 @@ def state(ledger: Ledger, workload: Workload, tables: dict[str, int]) -> None:
 
 def step(ledger: Ledger, workload: Workload, tables: dict[str, int]) -> None:
     """Tell an optimizer step."""
-    if workload.optimizer == "adagrad" and workload.device == "cuda":
+    if _is_single_tensor_adagrad(workload):
         for name, rows in tables.items():
             ledger.passing(f"root of the sum of squares of {name}", rows, workload.width)
     else:
         scalar_operand(ledger)
+
+
+def _is_single_tensor_adagrad(workload: Workload) -> bool:
+    """Return whether Adagrad runs as PyTorch's single-tensor one: on CUDA, with its step counts on the CPU."""
+    return workload.optimizer == "adagrad" and workload.device == "cuda"

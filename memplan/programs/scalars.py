@@ -9,13 +9,15 @@ SCALAR: tuple[int, ...] = ()
 
 def scalar_operand(ledger: Ledger) -> None:
     """Tell the Python number of an in-place operation on a float32 tensor: wrapped as float64, then cast."""
+    if ledger.device == "cuda":
+        return  # it travels as an argument of the kernel
     with ledger.temporary("Python number", *SCALAR, dtype="float64"):
         ledger.passing("Python number, cast", *SCALAR)
 
 
 def with_integer_operand(ledger: Ledger, name: str, *shape: int, dtype: DType) -> Allocation:
     """Tell a result computed from an int64 tensor and a Python number, which is wrapped as int64 meanwhile."""
-    number = ledger.new("Python number", *SCALAR, dtype="int64")
-    result = ledger.new(name, *shape, dtype=dtype)
-    ledger.free(number)
-    return result
+    if ledger.device == "cuda":
+        return ledger.new(name, *shape, dtype=dtype)
+    with ledger.temporary("Python number", *SCALAR, dtype="int64"):
+        return ledger.new(name, *shape, dtype=dtype)

@@ -19,7 +19,7 @@ def run(workload: Workload, *, training: bool = True, evaluation: bool = True) -
     All steps are alike but for the last of an epoch, whose batch is short, so one full step holds the peak. Without
     ``training`` or ``evaluation`` that part is left out: the search looks at each alone.
     """
-    ledger = Ledger()
+    ledger = Ledger(workload.device)
     model = MODELS[workload.model]
     with ledger.phase("setup"):
         setup(ledger, workload, model)
