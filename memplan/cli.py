@@ -15,7 +15,7 @@ from memplan.catalog import DATASETS, GPUS
 from memplan.devices import resolve, usable_threads
 from memplan.errors import DoesNotFitError, MemplanError
 from memplan.options import AsJson, GraphOptions, JobOptions, gather, with_options
-from memplan.scorings import available, preferred
+from memplan.scorings import available, preferred, require
 from memplan.workload import SCORE_OF_MODEL, build_workload
 
 
@@ -28,6 +28,11 @@ class _Group(TyperGroup):
         except MemplanError as error:
             typer.echo(f"memplan: {error}", err=True)
             raise typer.Exit(error.exit_code) from None
+        except BrokenPipeError:
+            raise  # the reader went away: typer ends quietly
+        except OSError as error:
+            typer.echo(f"memplan: cannot write: {error.strerror or error}", err=True)
+            raise typer.Exit(1) from None
 
 
 app = typer.Typer(
@@ -59,7 +64,11 @@ def estimate(
     # What is left out takes its plain value: the whole batch, all entities, the scoring that needs least.
     scoring = preferred(SCORE_OF_MODEL[job.settings["model"]], target.device)
     settings = {"scoring": scoring, **job.settings, "device": target.device, "threads": usable_threads()}
-    workload = build_workload(job.shape, **settings)
+    if job.graph.n_queries is not None:
+        batch = settings.get("micro_batch_size") or settings["batch_size"]
+        settings.setdefault("eval_batch_size", min(batch, job.graph.n_queries))
+    workload = build_workload(job.graph.shape, **settings)
+    require(workload.score, workload.scoring, workload.device)
     result = run(workload, outside_bytes=target.outside_bytes, budget_bytes=target.budget_bytes)
     if as_json:
         _print_json(result)
@@ -78,7 +87,7 @@ def plan(given: GraphOptions, as_json: AsJson = False) -> None:
     from memplan.planner import plan as search
 
     job, target = gather(given), resolve(given.device, given.budget)
-    result = search(job.shape, target, **job.settings, threads=usable_threads())
+    result = search(job.graph.shape, target, n_queries=job.graph.n_queries, **job.settings, threads=usable_threads())
     if as_json:
         _print_json(result)
     else:
@@ -146,13 +155,15 @@ def datasets(
                     *(f"{n:,}" for n in entry.shape.model_dump().values()),
                     f"{entry.n_valid:,}",
                     f"{entry.n_test:,}",
-                    str(places[name] or ("generated" if name == "demo" else f"not here; from {entry.how_to_get}")),
+                    str(places[name] or ("generated" if name == "demo" else "not here")),
                 )
                 for name, entry in DATASETS.items()
             ),
         )
     )
     make_console().print(f"looked in {data_folder(data_dir)}", soft_wrap=True)
+    for source in sorted({entry.how_to_get for name, entry in DATASETS.items() if entry.how_to_get}):
+        make_console().print(f"to be had from {source}", soft_wrap=True)
 
 
 @app.command()

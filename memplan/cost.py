@@ -12,7 +12,7 @@ from memplan.workload import Workload
 
 FUSED_L1_FORWARD = 3
 FUSED_L1_BACKWARD = 5
-# Bytes that plain PyTorch moves for each of the b · c · d terms: four reads or writes of a float32 a tensor.
+# Bytes that plain PyTorch moves for each of the b · c · d terms: 7 reads or writes of a float32 forward, 12 backward.
 PLAIN_L1_FORWARD_BYTES = 28
 PLAIN_L1_BACKWARD_BYTES = 48
 SOFTMAX_BYTES = 24
@@ -31,7 +31,7 @@ def seconds_per_epoch(workload: Workload, rates: Rates) -> float:
     # With one chunk the scores are kept; with more, each chunk's are computed again in the backward. The chunked
     # scoring's backward builds its graph anew in any case; the materialized one keeps it.
     forwards = 1 if chunks == 1 else 2
-    if workload.scoring == "chunked" and workload.score == "l1":
+    if workload.scoring == "chunked":
         forwards += 1
     scores = examples * workload.n_entities
     per_example = forwards * forward + backward
@@ -41,7 +41,7 @@ def seconds_per_epoch(workload: Workload, rates: Rates) -> float:
     # Every micro-batch adds to the whole gradient table of the entities; every step reads and writes all tables.
     table_bytes = 4 * workload.width * workload.n_entities
     return (
-        examples * workload.n_entities * per_example
+        scores * per_example
         + scores * SOFTMAX_BYTES / rates.bytes_per_second
         + micro_batches * 2 * table_bytes / rates.bytes_per_second
         + workload.steps_per_epoch * 8 * table_bytes / rates.bytes_per_second

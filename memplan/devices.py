@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from memplan.catalog import Gpu, find_gpu
 from memplan.errors import MemplanError
 from memplan.units import format_bytes, parse_bytes
-from memplan.workload import DeviceType
+from memplan.workload import MAX_THREADS, DeviceType
 
 MIB = 2**20
 CUDA_CONTEXT_BYTES = 450 * MIB
 """A CUDA context with PyTorch's modules loaded: 300 to 600 MiB by GPU and driver; the middle, not a measurement."""
 CUBLAS_WORKSPACE_BYTES = 8_519_680
 """PyTorch's default cuBLAS workspace before Hopper, allocated inside the caching allocator at the first product."""
-HOPPER_CUBLAS_WORKSPACE_BYTES = 32 * MIB
 NAMED_GPU_RESERVE = 0.08
 """Share of a GPU's nominal memory kept by driver, display and error correction: a T4 of 16 GiB offers 14.7."""
 GPU_MARGIN = 0.02
@@ -60,13 +59,16 @@ class PresentGpu(NamedTuple):
 def usable_threads() -> int:
     """Return the CPU threads that a run may use: ``OMP_NUM_THREADS`` where it is set, else the cores given to us."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
-    if asked.isdigit() and int(asked) > 0:
-        return int(asked)
+    if asked.isascii() and asked.isdigit() and int(asked) > 0:
+        return min(int(asked), MAX_THREADS)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def present_gpus() -> list[PresentGpu]:
-    """Return this machine's NVIDIA GPUs; none where there is no driver."""
+    """Return this machine's NVIDIA GPUs in NVML's order; none where there is no driver.
+
+    ``CUDA_VISIBLE_DEVICES`` counts: only the GPUs that it names, by number or UUID, in its order.
+    """
     import pynvml
 
     try:
@@ -75,15 +77,27 @@ def present_gpus() -> list[PresentGpu]:
         return []
     try:
         found = []
-        for index in range(pynvml.nvmlDeviceGetCount()):
-            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+        for handle in _visible_handles(pynvml):
             name = pynvml.nvmlDeviceGetName(handle)
             memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
             text = name.decode() if isinstance(name, bytes) else str(name)
             found.append(PresentGpu(text, int(memory.total), int(memory.free)))
         return found
+    except pynvml.NVMLError:
+        return []
     finally:
         pynvml.nvmlShutdown()
+
+
+def _visible_handles(nvml: Any) -> list[Any]:
+    wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if wanted is None:
+        return [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+    names = [name.strip() for name in wanted.split(",") if name.strip() not in ("", "-1", "NoDevFiles")]
+    return [
+        nvml.nvmlDeviceGetHandleByIndex(int(name)) if name.isdigit() else nvml.nvmlDeviceGetHandleByUUID(name)
+        for name in names
+    ]
 
 
 def free_ram_bytes() -> tuple[int, str]:

@@ -7,15 +7,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from memplan.catalog import find_recipe
-from memplan.devices import Target, resolve, usable_threads
+from memplan.catalog import Recipe, find_recipe
+from memplan.devices import Target, free_ram_bytes, resolve, usable_threads
 from memplan.errors import DoesNotFitError, MemplanError, UsageError
-from memplan.options import JobOptions, find_model, gather
+from memplan.estimator import estimate
+from memplan.options import JobOptions, gather, of_loaded
 from memplan.plan import Plan
 from memplan.planner import plan as search
 from memplan.report import make_console, plan_summary
+from memplan.units import format_bytes
 from memplan.workload import validated
 from tkbc.data import load_dataset
 from tkbc.data.dataset import Dataset
@@ -32,19 +32,27 @@ def run_command(
     """Load the data, make or read the plan, train, and print what happened.
 
     ``settings`` are the fields of ``TrainSettings``, None where the recipe decides. Nothing is written before data,
-    options and plan have all proved good.
+    options and plan have all proved good. Ends the process with 128 and the signal's number where a signal stopped it.
 
     Raises:
         UsageError: an option is wrong.
         DoesNotFitError: nothing fits the budget.
         MemplanError: data, plan, device or run folder cannot be used.
     """
-    console = make_console()
-    plan = None if plan_file is None else _read_plan(plan_file, given, auto_fit=auto_fit)
-    model = find_model(given.model) if plan is None else plan.workload.model
-    target = resolve(given.device or (plan.workload.device if plan else None), given.budget)
-    graph = load_dataset(given.dataset or (plan.workload.dataset if plan else None) or "demo", given.data_dir)
-    recipe = find_recipe(graph.name, model)
+    if run_folder is not None:
+        _check_free(run_folder)
+    if plan_file is None:
+        target = resolve(given.device, given.budget)
+        graph = load_dataset("demo" if given.dataset is None else given.dataset, given.data_dir)
+        plan = _make_plan(given, graph, target, auto_fit=auto_fit)
+    else:
+        plan = _read_plan(plan_file, given, auto_fit=auto_fit)
+        target = _target_of(plan, given)
+        dataset = given.dataset or plan.workload.dataset
+        if dataset is None:
+            raise UsageError(f"{plan_file}: a plan for a graph given by its counts; name its data with --dataset")
+        graph = load_dataset(dataset, given.data_dir)
+    recipe = find_recipe(graph.dataset, plan.workload.model)
 
     # Kineto, PyTorch's profiler, otherwise writes lines of its own to stderr around the memory check.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
@@ -53,30 +61,15 @@ def run_command(
     from_recipe = {"learning_rate": recipe.learning_rate, "max_epochs": recipe.max_epochs}
     given_settings = {name: value for name, value in settings.items() if value is not None}
     train_settings = validated(TrainSettings, {**from_recipe, **given_settings})
-    if plan is None:
-        plan = _make_plan(given, graph, target, auto_fit=auto_fit)
-    _check_device(target)
-    if auto_fit and target.device == "cpu":
-        console.print("no GPU in use: fitting to this machine's memory instead")
-    console.print(plan_summary(plan, target))
+    _check_device(plan, target)
     if run_folder is None:
-        stamp = f"{datetime.now():%Y%m%d-%H%M%S}"
-        run_folder = Path("runs") / f"{graph.name}-{plan.workload.model}-{stamp}"
-    _train(console, plan, graph, train_settings, run_folder)
-
-
-def _read_plan(path: Path, given: JobOptions, *, auto_fit: bool) -> Plan:
-    extra = [*given.given_settings(), *(["budget"] if given.budget else []), *(["auto_fit_gpu"] if auto_fit else [])]
-    if extra:
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in extra)
-        raise UsageError(f"--plan settles everything that sizes a tensor; leave out {flags}, or make a new plan")
-    return Plan.read(path)
+        run_folder = _new_folder(graph.name, plan.workload.model)
+    _train(plan, graph, target, recipe, train_settings, run_folder, auto_fit=auto_fit)
 
 
 def _make_plan(given: JobOptions, graph: Dataset, target: Target, *, auto_fit: bool) -> Plan:
-    job = gather(given, (graph.name, graph.shape))
-    n_queries = 2 * min(len(graph.valid), len(graph.test))
-    settings = {**job.settings, "threads": usable_threads(), "n_queries": n_queries}
+    job = gather(given, of_loaded(graph.dataset, graph))
+    settings = {**job.settings, "threads": usable_threads(), "n_queries": job.graph.n_queries}
     if auto_fit:
         return search(graph.shape, target, **settings)
     plain = {"micro_batch_size": settings["batch_size"], "chunk_size": graph.shape.n_entities}
@@ -86,7 +79,35 @@ def _make_plan(given: JobOptions, graph: Dataset, target: Target, *, auto_fit: b
         raise DoesNotFitError(f"{error}, or let --auto-fit-gpu choose smaller micro-batches and chunks") from None
 
 
-def _check_device(target: Target) -> None:
+def _read_plan(path: Path, given: JobOptions, *, auto_fit: bool) -> Plan:
+    """Return a plan whose numbers follow from its workload: they are told again and compared."""
+    extra = [*given.given_settings(), *(["model"] if given.model else []), *(["auto_fit_gpu"] if auto_fit else [])]
+    if extra:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in extra)
+        raise UsageError(f"--plan settles everything that sizes a tensor; leave out {flags}, or make a new plan")
+    plan = Plan.read(path)
+    again = estimate(plan.workload)
+    if (again.phases, again.peak.requested_bytes) != (plan.phases, plan.peak.requested_bytes):
+        raise MemplanError(
+            f"{path}: its bytes do not follow from its workload; edited, or of another version: plan anew"
+        )
+    return plan
+
+
+def _target_of(plan: Plan, given: JobOptions) -> Target:
+    """Return where a plan is to run: its own kind of device, with what that has to give now."""
+    target = resolve(given.device or plan.workload.device, given.budget)
+    if target.device != plan.workload.device:
+        raise UsageError(f"the plan is for {plan.workload.device}, --device {given.device} is not; make a new plan")
+    if plan.peak.device_bytes > target.budget_bytes:
+        raise DoesNotFitError(
+            f"the plan takes {format_bytes(plan.peak.device_bytes)}, and there are {format_bytes(target.budget_bytes)} "
+            f"({target.budget_source}); make a new plan"
+        )
+    return target
+
+
+def _check_device(plan: Plan, target: Target) -> None:
     import torch
 
     if target.device == "cuda" and not torch.cuda.is_available():
@@ -94,18 +115,54 @@ def _check_device(target: Target) -> None:
             f"{target.name}: PyTorch {torch.__version__} sees no CUDA device here; train with --device cpu, or "
             "plan for another machine with memplan plan"
         )
+    free, limit = free_ram_bytes()
+    if target.device == "cpu" and plan.peak.device_bytes > free:
+        raise DoesNotFitError(
+            f"the plan takes {format_bytes(plan.peak.device_bytes)}, but only {format_bytes(free)} are free ({limit}); "
+            "lower --budget"
+        )
 
 
-def _train(console: Console, plan: Plan, graph: Dataset, settings: Any, run_folder: Path) -> None:
-    from tkbc.progress import ConsoleReporter, stop_on_interrupt
+def _check_free(folder: Path) -> None:
+    if folder == Path() or folder.is_file():
+        raise UsageError(f"--run-dir {folder}: no name for a new folder")
+    if folder.exists():
+        raise MemplanError(f"{folder}: there is a run already; choose another folder with --run-dir")
+
+
+def _new_folder(graph_name: str, model: str) -> Path:
+    name = f"{graph_name}-{model}-{datetime.now():%Y%m%d-%H%M%S}"
+    folder = Path("runs") / name
+    n = 2
+    while folder.exists():
+        folder = Path("runs") / f"{name}-{n}"
+        n += 1
+    return folder
+
+
+def _train(
+    plan: Plan, graph: Dataset, target: Target, recipe: Recipe, settings: Any, run_folder: Path, *, auto_fit: bool
+) -> None:
+    from tkbc.progress import ConsoleReporter, stop_on_signal
     from tkbc.training import train
 
-    reporter = ConsoleReporter(console)
-    with stop_on_interrupt(console) as should_stop:
+    console = make_console()
+    if auto_fit and target.device == "cpu":
+        console.print("no GPU in use: fitting to this machine's memory instead")
+    # The plan's own numbers against what there is now: a plan from a file may have been made under another budget.
+    console.print(
+        plan_summary(
+            plan.model_copy(update={"budget_bytes": target.budget_bytes, "budget_source": target.budget_source}), target
+        )
+    )
+    console.print(f"learning rate {settings.learning_rate:g}, {settings.max_epochs} epochs (recipe: {recipe.source})")
+    reporter = ConsoleReporter(console, plan.workload.device)
+    with stop_on_signal(console) as stopped_by:
         try:
-            result = train(plan, graph, settings, run_folder, reporter, should_stop)
+            result = train(plan, graph, settings, run_folder, reporter, lambda: stopped_by() is not None)
         finally:
             reporter.close()
     reporter.finish(result)
-    if result.interrupted:
-        raise SystemExit(130)
+    signal_number = stopped_by()
+    if result.interrupted and signal_number is not None:
+        raise SystemExit(128 + signal_number)

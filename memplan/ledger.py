@@ -95,16 +95,6 @@ class Ledger:
                 del alive[event.allocation]
         return sorted((a for a in alive if a.n_bytes), key=lambda allocation: -allocation.n_bytes)
 
-    def alive(self) -> list[Allocation]:
-        """Return the tensors alive now, in order of birth."""
-        alive: dict[Allocation, None] = {}
-        for event in self.events:
-            if event.is_birth:
-                alive[event.allocation] = None
-            else:
-                del alive[event.allocation]
-        return list(alive)
-
     def _touch_phases(self) -> None:
         for phase in self._phases:
             self.phase_peaks[phase] = max(self.phase_peaks.get(phase, 0), self._live_bytes)

@@ -7,14 +7,18 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_type_hints
 
 import typer
 
-from memplan.catalog import DATASETS, DEMO, Recipe, find_dataset, find_recipe, is_folder
+from memplan.catalog import DEMO, find_dataset, find_recipe, is_folder
 from memplan.errors import UsageError, unknown_name
 from memplan.workload import SCORE_OF_MODEL, ModelName, Shape, Workload, validated
 
+if TYPE_CHECKING:
+    from tkbc.data import Dataset as LoadedGraph
+
+DEFAULT_MODEL = "TNTPairRE"
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 _WHAT, _HOW, _WHERE, _GRAPH = "What to train", "How", "Where", "A graph you do not have yet"
 
@@ -31,7 +35,10 @@ class JobOptions:
         Path | None,
         typer.Option(help="Where datasets lie; else $TKBC_DATA, else your data directory.", rich_help_panel=_WHAT),
     ] = None
-    model: Annotated[str, typer.Option(help=f"{' or '.join(SCORE_OF_MODEL)}.", rich_help_panel=_WHAT)] = "TNTPairRE"
+    model: Annotated[
+        str | None,
+        typer.Option(help=f"{' or '.join(SCORE_OF_MODEL)}; {DEFAULT_MODEL} if left out.", rich_help_panel=_WHAT),
+    ] = None
     rank: Annotated[
         int | None, typer.Option(help="d; the ComplEx family's rows hold 2d floats.", rich_help_panel=_WHAT)
     ] = None
@@ -127,12 +134,21 @@ def with_options(kind: type[JobOptions]) -> Callable[[Callable[..., None]], Call
     return decorate
 
 
-class Job(NamedTuple):
-    """What the options add up to: a graph's shape, a recipe, and the workload's settings with the user's on top."""
+class Graph(NamedTuple):
+    """What planning needs to know of a graph; ``dataset`` is how it was asked for, None where it has no data."""
 
-    dataset: str
+    dataset: str | None
     shape: Shape
-    recipe: Recipe
+    n_queries: int | None = None
+    """Queries of the smaller of valid and test."""
+    no_time: bool = False
+    """The graph has facts without time, at its last timestamp."""
+
+
+class Job(NamedTuple):
+    """What the options add up to: a graph, and the workload's settings with the user's on top of the recipe's."""
+
+    graph: Graph
     settings: dict[str, Any]
 
 
@@ -148,42 +164,48 @@ def find_model(name: str) -> ModelName:
     raise unknown_name("model", name, SCORE_OF_MODEL)
 
 
-def gather(given: JobOptions, graph: tuple[str, Shape] | None = None) -> Job:
+def gather(given: JobOptions, graph: Graph | None = None) -> Job:
     """Return the job that the options add up to, with the model's recipe under what the user gave.
 
-    ``graph`` is the name and shape of data that is loaded already; else the dataset's are looked up. A recipe's batch
-    is cut to the data where the data is smaller; a batch that the user gave is not.
+    ``graph`` is the data that is loaded already; else it is looked up. A recipe's batch is cut to the data where the
+    data is smaller; a batch that the user gave is not.
 
     Raises:
         UsageError: an unknown model or dataset, or counts that are incomplete or out of range.
         MemplanError: a folder without a readable dataset.
     """
-    model = find_model(given.model)
-    name, shape = graph or _find_graph(given)
-    recipe = find_recipe(name, model)
+    model = find_model(given.model or DEFAULT_MODEL)
+    graph = graph or _find_graph(given)
     asked = given.given_settings()
-    settings = {"no_time_emb": name in DATASETS and DATASETS[name].no_time, **recipe.settings, **asked}
+    recipe = find_recipe(graph.dataset, model)
+    settings = {"no_time_emb": graph.no_time, **recipe.settings, **asked, "model": model, "dataset": graph.dataset}
     if "batch_size" not in asked:
-        settings["batch_size"] = min(max(settings["batch_size"], asked.get("micro_batch_size", 1)), 2 * shape.n_facts)
-    return Job(name, shape, recipe, {**settings, "model": model, "dataset": name or None})
+        settings["batch_size"] = min(settings["batch_size"], 2 * graph.shape.n_facts)
+    return Job(graph, settings)
 
 
-def _find_graph(given: JobOptions) -> tuple[str, Shape]:
-    """Return the graph's name and shape: from its counts, the catalog, or counted in a folder."""
+def of_loaded(dataset: str, graph: LoadedGraph) -> Graph:
+    """Return what planning needs to know of a graph whose facts are at hand."""
+    n_queries = 2 * min(len(graph.valid), len(graph.test))
+    return Graph(dataset, graph.shape, n_queries, no_time=graph.has_no_time)
+
+
+def _find_graph(given: JobOptions) -> Graph:
+    """Return the graph: from its counts, counted in its files where those are named, or from the catalog."""
     counts = {field: getattr(given, field, None) for field in Shape.model_fields}
     some = {field: value for field, value in counts.items() if value is not None}
-    if some and given.dataset is None:
+    if some and given.dataset is not None:
+        raise UsageError("--dataset and a graph given by its counts exclude each other; leave one out")
+    if some:
         missing = [f"--{field.replace('_', '-')}" for field in counts if field not in some]
         if missing:
             raise UsageError(f"a graph given by its counts needs all four; add {', '.join(missing)}")
-        return "", validated(Shape, some)
-    dataset = given.dataset or DEMO.name
-    if is_folder(dataset):
-        from tkbc.data import load_dataset  # numpy: only where there is a folder to read
+        return Graph(None, validated(Shape, some))
+    dataset = DEMO.name if given.dataset is None else given.dataset
+    if is_folder(dataset) or given.data_dir is not None:
+        from tkbc.data import load_dataset  # numpy: only where there are files to count
 
-        graph = load_dataset(dataset)
-        name, shape = graph.name, graph.shape
-    else:
-        entry = find_dataset(dataset)
-        name, shape = entry.name, entry.shape
-    return name, validated(Shape, {**shape.model_dump(), **some})
+        loaded = load_dataset(dataset, given.data_dir)
+        return of_loaded(loaded.dataset, loaded)
+    entry = find_dataset(dataset)
+    return Graph(entry.name, entry.shape, 2 * min(entry.n_valid, entry.n_test), entry.no_time)

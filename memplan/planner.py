@@ -15,7 +15,7 @@ from memplan.errors import DoesNotFitError
 from memplan.estimator import estimate, peak_of
 from memplan.plan import Alternative, Plan
 from memplan.programs.step import run
-from memplan.scorings import preferred
+from memplan.scorings import obstacle, preferred, require
 from memplan.units import format_bytes
 from memplan.workload import Shape, Workload, build_workload
 
@@ -40,6 +40,8 @@ def plan(shape: Shape, target: Target, *, n_queries: int | None = None, **settin
     fixed["device"] = target.device
     largest_evaluation = min(LARGEST_EVALUATION, n_queries or LARGEST_EVALUATION)
     base = build_workload(shape, **fixed)
+    if "scoring" in fixed:
+        require(base.score, base.scoring, base.device)
     candidates = sorted(_training_candidates(base, fixed), key=lambda w: _preference(w, target))
     evaluation = _fastest_evaluation(candidates[0], fixed, target, largest_evaluation)
     rejected: list[Alternative] = []
@@ -148,7 +150,9 @@ def _finish(chosen: Workload, target: Target, rejected: list[Alternative], slowe
         needed = _device_bytes(workload, target, evaluation=False)
         fits = needed <= target.budget_bytes
         runners_up.append(
-            _alternative(workload, needed, "fits, slower" if fits else f"slower, and {_over(needed, target)}", target)
+            _alternative(
+                workload, needed, "fits, not faster" if fits else f"not faster, and {_over(needed, target)}", target
+            )
         )
     return Plan(
         workload=chosen,
@@ -182,7 +186,9 @@ def _reason(chosen: Workload, *, is_fastest: bool) -> str:
     else:
         entities = "all entities scored at once"
     why = "the fastest of all, and it fits" if is_fastest else "the fastest that fits"
-    return f"{batch}, {entities}, {chosen.scoring} scoring: {why}"
+    fallback = obstacle(chosen.score, "fused", chosen.device)
+    note = f" ({fallback})" if fallback is not None else ""
+    return f"{batch}, {entities}, {chosen.scoring} scoring{note}: {why}"
 
 
 def _nothing_fits(candidates: list[Workload], fixed: dict[str, Any], target: Target, largest: int) -> DoesNotFitError:

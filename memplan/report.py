@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -17,10 +18,13 @@ from memplan.workload import Workload
 SHOWN_TENSORS = 8
 
 
-def make_console(*, stderr: bool = False) -> Console:
+PIPE_WIDTH = 1000
+
+
+def make_console() -> Console:
     """Return a console that keeps lines whole in a pipe, where there is no width to fit."""
-    console = Console(stderr=stderr, highlight=False)
-    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=140)
+    console = Console(highlight=False, markup=False)
+    return console if console.is_terminal else Console(highlight=False, markup=False, width=PIPE_WIDTH)
 
 
 def estimate_report(estimate: Estimate, target: Target, *, explain: bool) -> RenderableType:
@@ -43,7 +47,7 @@ def plan_report(plan: Plan, target: Target) -> RenderableType:
     chosen = _table("", ("micro-batch", ">"), ("steps", ">"), ("chunk", ">"), ("scoring", "<"), ("memory", ">"),
                     ("s/epoch", ">"), ("verdict", "<"))  # fmt: skip
     chosen.add_row(
-        "[bold]chosen[/bold]",
+        Text("chosen", style="bold"),
         str(plan.micro_batch_size),
         str(plan.accumulation_steps),
         str(plan.chunk_size),
@@ -76,7 +80,7 @@ def plan_summary(plan: Plan, target: Target) -> RenderableType:
     return Group(
         _title(plan.workload, target),
         _layout(plan.workload),
-        Text(plan.reason),
+        Text(f"why  {plan.reason}"),
         Text(f"evaluation: {plan.eval_batch_size} queries × {plan.eval_chunk_size} entities at a time"),
         Text("peak  ").append(format_bytes(plan.peak.device_bytes), style="bold"),
         _verdict(plan.peak.device_bytes, plan.budget_bytes, plan.budget_source),
@@ -88,7 +92,7 @@ def check_report(check: MemoryCheck) -> RenderableType:
     table = _table("memory", ("predicted B", ">"), ("measured B", ">"), ("error", ">"))
     for row in [*check.phases, check.peak]:
         table.add_row(
-            f"[bold]{row.name}[/bold]" if row is check.peak else row.name,
+            Text(row.name, style="bold" if row is check.peak else ""),
             format_count(row.predicted.requested_bytes),
             format_count(row.measured.requested_bytes),
             "exact" if row.relative_error == 0 else f"{row.relative_error:+.3%}",
@@ -100,7 +104,7 @@ def listing(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Renderable
     """Return a plain listing; columns whose name ends in ``>`` are aligned right."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column.removesuffix(">"), justify="right" if column.endswith(">") else "left")
+        table.add_column(column.removesuffix(">"), justify="right" if column.endswith(">") else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
     return table
@@ -115,7 +119,7 @@ def _table(first: str, *columns: tuple[str, str]) -> Table:
 
 
 def _title(workload: Workload, target: Target) -> Text:
-    name = workload.dataset or "your graph"
+    name = Path(workload.dataset).name if workload.dataset else "your graph"
     text = Text(f"{workload.model}", style="bold").append(f" on {name}", style="not bold")
     return text.append(
         f": {format_count(workload.n_entities)} entities, {format_count(workload.n_relations)} relations, "
@@ -126,7 +130,9 @@ def _title(workload: Workload, target: Target) -> Text:
 
 def _layout(workload: Workload) -> Text:
     steps = workload.accumulation_steps
-    batch = f"batch {workload.batch_size}" + (f" in {steps} × {workload.micro_batch_size}" if steps > 1 else "")
+    batch = f"batch {workload.batch_size}" + (
+        f" in {steps} micro-batches of up to {workload.micro_batch_size}" if steps > 1 else ""
+    )
     chunk = (
         "all entities at once"
         if workload.chunk_size == workload.n_entities

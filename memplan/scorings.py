@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
+from memplan.errors import UsageError
 from memplan.workload import SCORINGS, DeviceType, Score, Scoring
 
 
@@ -19,6 +20,17 @@ def obstacle(score: Score, scoring: Scoring, device: DeviceType) -> str | None:
     if importlib.util.find_spec("numba") is None:
         return "the fused L1 kernel needs the package numba (pip install numba)"
     return None
+
+
+def require(score: Score, scoring: Scoring, device: DeviceType) -> None:
+    """Check that ``scoring`` can run.
+
+    Raises:
+        UsageError: it cannot, with the reason. Nothing is chosen in its place.
+    """
+    why_not = obstacle(score, scoring, device)
+    if why_not is not None:
+        raise UsageError(f"scoring {scoring!r} of the {score} score cannot run on {device}: {why_not}; use chunked")
 
 
 def preferred(score: Score, device: DeviceType) -> Scoring:

@@ -23,6 +23,7 @@ SCORINGS: tuple[Scoring, ...] = ("materialized", "chunked", "fused")
 
 # Ids are stored as int32, so that is the bound of every count that becomes an id.
 MAX_ID_COUNT = 2**31 - 1
+MAX_THREADS = 4096
 IdCount = Annotated[int, Field(ge=1, le=MAX_ID_COUNT)]
 
 
@@ -52,9 +53,9 @@ class Workload(Shape):
     scoring: Scoring = "fused"
     optimizer: OptimizerName = "adagrad"
     precision: Precision = "fp32"
-    emb_reg: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    emb_reg: Annotated[float, Field(ge=0, le=1e9)] = 0.0
     """Weight of the N3 regularizer; 0 skips it and its temporaries."""
-    time_reg: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    time_reg: Annotated[float, Field(ge=0, le=1e9)] = 0.0
     """Weight of the regularizer on consecutive timestamps; 0 skips it and its temporaries."""
     no_time_emb: bool = False
     """The last timestamp stands for "no time" and stays out of the smoothness term."""
@@ -69,7 +70,7 @@ class Workload(Shape):
     eval_batch_size: IdCount
     eval_chunk_size: IdCount
     device: DeviceType = "cpu"
-    threads: Annotated[int, Field(ge=1, le=4096)] = 1
+    threads: Annotated[int, Field(ge=1, le=MAX_THREADS)] = 1
     """CPU threads of the fused L1 kernel; each owns scratch tensors."""
 
     @model_validator(mode="after")
@@ -138,7 +139,7 @@ def build_workload(shape: Shape, **settings: Any) -> Workload:
     values.setdefault("micro_batch_size", values["batch_size"])
     values.setdefault("chunk_size", shape.n_entities)
     values.setdefault("eval_batch_size", values["micro_batch_size"])
-    values.setdefault("eval_chunk_size", shape.n_entities)
+    values.setdefault("eval_chunk_size", values["chunk_size"])
     return validated(Workload, values)
 
 
@@ -160,6 +161,8 @@ def first_problem(error: ValidationError) -> str:
     if detail["type"] == "value_error":
         return str(detail["ctx"]["error"])
     where = ".".join(str(part) for part in detail["loc"])
+    if not where:
+        return detail["msg"][0].lower() + detail["msg"][1:]
     message = detail["msg"][0].lower() + detail["msg"][1:]
     if detail["type"] == "missing":
         return f"{where}: missing"

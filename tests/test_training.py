@@ -21,13 +21,14 @@ from memplan.devices import Rates, Target
 from memplan.errors import MemplanError
 from memplan.plan import MemoryCheck, Plan
 from memplan.planner import plan
-from memplan.workload import Shape
-from tests.conftest import REAL_DATA, random_graph, write_folder
+from memplan.workload import Shape, Workload
+from tests.conftest import REAL_DATA, random_facts, random_graph, write_folder
 from tests.test_cli import invoke
 from tests.test_models import MODEL_NAMES
-from tkbc.checkpoint import load_model
+from tkbc.checkpoint import load_model, save_checkpoint
 from tkbc.data import Dataset, load_dataset
 from tkbc.models import MODELS
+from tkbc.trainer import Trainer
 from tkbc.training import Reporter, TrainSettings, train
 
 SHAPE = Shape(n_entities=60, n_relations=4, n_timestamps=8, n_facts=300)
@@ -38,6 +39,10 @@ GUIDE = REAL_DATA.parent / "guide" / "TNTPairRE_memory_optimization_guide.vi.md"
 def make_plan(graph: Dataset, **settings: Any) -> Plan:
     target = Target("cpu", "CPU", 2**30, "test", Rates(9e10, 8e9, 8e-6), 0)
     return plan(graph.shape, target, **{"model": "TNTPairRE", "rank": 8, "threads": 2, "n_queries": 14, **settings})
+
+
+def make_trainer(workload: Workload) -> Trainer:
+    return Trainer(workload, random_facts(SHAPE, SHAPE.n_facts), learning_rate=0.1)
 
 
 def run(folder: Path, graph: Dataset | None = None, epochs: int = 3, **settings: Any) -> Any:
@@ -153,7 +158,7 @@ def test_a_signal_ends_the_command_with_a_checkpoint(tmp_path: Path, number: int
         time.sleep(0.05)
     process.send_signal(number)
     output, errors = process.communicate(timeout=120)
-    assert process.returncode == 130, errors
+    assert process.returncode == 128 + number, errors
     assert "stopping after this step" in output
     assert "Traceback" not in errors
     assert (tmp_path / "run" / "checkpoint" / "model.safetensors").is_file()
@@ -186,6 +191,86 @@ def test_a_plan_file_trains_as_it_says(tmp_path: Path, monkeypatch: pytest.Monke
     result = invoke("train", "--plan", "plan.json", "--max-epochs", "1", "--run-dir", "run")
     assert result.exit_code == 0, result.output
     assert Plan.read(tmp_path / "run" / "plan.json") == Plan.read(tmp_path / "plan.json")
+    again = invoke("train", "--plan", "plan.json", "--run-dir", "run")
+    assert (again.exit_code, "there is a run already" in again.stderr) == (1, True)
+
+
+def test_a_folder_s_plan_finds_its_data_again_and_is_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_folder(tmp_path / "graph", random_graph(SHAPE))
+    (tmp_path / "plan.json").write_text(invoke("plan", "--dataset", "./graph", "--device", "cpu", "--json").stdout)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    result = invoke("train", "--plan", "../plan.json", "--max-epochs", "1", "--run-dir", "run")
+    assert result.exit_code == 0, result.output
+    check = MemoryCheck.model_validate_json(Path("run/memory_check.json").read_text())
+    assert all(phase.relative_error == 0 for phase in [*check.phases, check.peak])
+
+
+@pytest.mark.parametrize(
+    ("edit", "arguments", "status", "message"),
+    [
+        (lambda plan: plan["peak"].update(requested_bytes=5), [], 1, "do not follow from its workload"),
+        (lambda plan: plan.update(phases=[]), [], 1, "do not follow from its workload"),
+        (lambda plan: (plan.update(rank=7), plan["workload"].update(rank=7)), [], 1, "do not follow"),
+        (dict, ["--budget", "1MiB"], 3, "the plan takes"),
+        (dict, ["--device", "T4"], 2, "the plan is for cpu"),
+        (dict, ["--model", "TNTComplEx"], 2, "leave out --model"),
+        (lambda plan: plan["workload"].update(dataset=None), [], 2, "name its data with --dataset"),
+    ],
+)
+def test_a_plan_that_is_not_for_this_run_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, edit: Any, arguments: list[str], status: int, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = json.loads(invoke("plan", "--device", "cpu", "--json").stdout)
+    edit(made)
+    (tmp_path / "plan.json").write_text(json.dumps(made))
+    result = invoke("train", "--plan", "plan.json", "--max-epochs", "1", *arguments)
+    assert result.exit_code == status, result.output
+    assert message in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
+
+
+def test_the_check_stays_cheap_where_there_are_thousands_of_chunks(tmp_path: Path) -> None:
+    """Recording every batch of such an evaluation once took all of a machine's memory."""
+    graph = random_graph(Shape(n_entities=6000, n_relations=2, n_timestamps=2, n_facts=20))
+    result = run(tmp_path / "run", graph, epochs=1, eval_chunk_size=1, eval_batch_size=3, batch_size=5, chunk_size=700)
+    names = {phase.name for phase in result.memory_check.phases}
+    assert "score" in names
+    assert "evaluation" not in names, "6,000 chunks are too many to record"
+
+
+def test_stopping_while_ranking_keeps_the_epoch(tmp_path: Path) -> None:
+    graph = random_graph(SHAPE)
+    ranking = False
+
+    class Watching(Reporter):
+        def evaluating(self, split: str, done: int, n_queries: int) -> None:  # noqa: ARG002
+            nonlocal ranking
+            ranking = True
+
+    settings = TrainSettings(learning_rate=0.1, max_epochs=2)
+    made = make_plan(graph, eval_batch_size=2)
+    result = train(made, graph, settings, tmp_path / "run", Watching(), should_stop=lambda: ranking)
+    assert (result.interrupted, result.epochs, result.test) == (True, 2, None)
+    assert (tmp_path / "run" / "checkpoint" / "model.safetensors").is_file()
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path / "run", epochs=1)
+    before = (tmp_path / "run" / "checkpoint" / "model.safetensors").read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tkbc.checkpoint.save_file", full)
+    with pytest.raises(MemplanError, match=r"cannot be written.*No space left.*the one before stays"):
+        save_checkpoint(tmp_path / "run" / "checkpoint", make_trainer(make_plan(random_graph(SHAPE)).workload), {})
+    assert (tmp_path / "run" / "checkpoint" / "model.safetensors").read_bytes() == before
+    assert not list((tmp_path / "run").glob("checkpoint.*"))
 
 
 def test_the_guide_s_row_trains_inside_200_mib_on_icews14(real_data: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -29,7 +29,21 @@ def save_checkpoint(folder: Path, trainer: Trainer, state: dict[str, Any]) -> No
     """
     unfinished = folder.with_name(folder.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
+    try:
+        unfinished.mkdir(parents=True)
+        _write(unfinished, trainer, state)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise MemplanError(f"{folder}: the checkpoint cannot be written: {error}; the one before stays") from None
+    old = folder.with_name(folder.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    unfinished.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write(unfinished: Path, trainer: Trainer, state: dict[str, Any]) -> None:
     tables = dict(trainer.model.named_parameters())
     save_file({name: table.detach() for name, table in tables.items()}, unfinished / MODEL_FILE)
     moments = {
@@ -42,12 +56,6 @@ def save_checkpoint(folder: Path, trainer: Trainer, state: dict[str, Any]) -> No
     (unfinished / STATE_FILE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
     for path in [*unfinished.iterdir(), unfinished]:
         _sync(path)
-    old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    unfinished.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def load_model(folder: Path, model: Model) -> None:
@@ -70,9 +78,7 @@ def load_model(folder: Path, model: Model) -> None:
                         "use the plan and data that the run was trained with"
                     )
                 table.detach().copy_(saved)
-    except MemplanError:
-        raise
-    except Exception as error:  # noqa: BLE001 - safetensors raises its own error types, without a common public base
+    except (OSError, SafetensorError) as error:
         raise MemplanError(f"{path}: cannot be read: {error}") from None
 
 

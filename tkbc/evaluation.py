@@ -9,6 +9,7 @@ comes from the very arithmetic that its rivals' scores do.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -57,8 +58,12 @@ def evaluate(
     filter_index: FilterIndex,
     workload: Workload,
     on_progress: Callable[[int, int], None] = lambda _done, _all: None,
+    around_first_batch: AbstractContextManager[object] | None = None,
 ) -> Evaluation:
     """Return the filtered metrics of ``facts``, (n, 4): each asks for its tail and, by the reciprocal, its head.
+
+    ``on_progress`` is called after every batch with the queries done and all; what it raises ends the evaluation.
+    ``around_first_batch`` is entered for the first batch alone: all are alike, so a meter need see no more.
 
     Raises:
         MemplanError: a score is not a number.
@@ -67,7 +72,8 @@ def evaluate(
     ranks = np.empty(len(queries))
     for start in range(0, len(queries), workload.eval_batch_size):
         part = queries[start : start + workload.eval_batch_size]
-        ranks[start : start + len(part)] = _rank(model, score, part, filter_index, workload)
+        with around_first_batch if around_first_batch is not None and start == 0 else nullcontext():
+            ranks[start : start + len(part)] = _rank(model, score, part, filter_index, workload)
         on_progress(start + len(part), len(queries))
     if not np.isfinite(ranks).all():
         raise MemplanError("the model's scores are not finite numbers; lower the learning rate or check the data")

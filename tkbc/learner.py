@@ -6,6 +6,7 @@ Flags and defaults are those of the original tkbc learner; planning, checking an
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -69,8 +70,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         run_command(given, settings, auto_fit=True, run_folder=options.run_dir)
     except MemplanError as error:
-        print(f"learner.py: {error}", file=sys.stderr)  # noqa: T201
+        # memplan's flags have dashes where this command line's have underscores.
+        text = re.sub(r"--[a-z]+(-[a-z]+)+", lambda flag: "--" + flag[0][2:].replace("-", "_"), str(error))
+        print(f"learner.py: {text}", file=sys.stderr)  # noqa: T201
         return error.exit_code
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

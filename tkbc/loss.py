@@ -53,7 +53,7 @@ def softmax_cross_entropy(
             chunk = entities[start : start + chunk_size]
             scores = score.forward(query, chunk, chunk_view(buffer, n_queries, len(chunk)), grad=one_chunk)
             collect_label_scores(scores, labels, start, label_score)
-            torch.logaddexp(log_sum_exp, _softmax_in_place(scores), out=log_sum_exp)
+            torch.logaddexp(log_sum_exp, score.softmax_(scores), out=log_sum_exp)
         loss = (log_sum_exp - label_score).sum()
         del label_score
     with phase("score backward"):
@@ -62,20 +62,10 @@ def softmax_cross_entropy(
             chunk = entities[start : start + chunk_size]
             if not one_chunk:
                 scores = score.forward(query, chunk, chunk_view(buffer, n_queries, len(chunk)), grad=False)
-                scores.sub_(log_sum_exp[:, None]).exp_()
+                score.exp_(scores, log_sum_exp)
             _subtract_one_at_labels(scores, labels, start)
             score.backward(query, chunk, scores, grad_query, grad_entities[start : start + chunk_size])
     return loss, grad_query
-
-
-def _softmax_in_place(scores: Tensor) -> Tensor:
-    """Turn the scores of each row into probabilities and return the row's log-sum-exp, (b,).
-
-    The largest probability of a row is at least 1 / c, so its logarithm is safe: log Σ exp s = max s − log max p.
-    """
-    largest = scores.amax(1)
-    torch.softmax(scores, 1, out=scores)
-    return largest.sub_(scores.amax(1).log_())
 
 
 def _subtract_one_at_labels(grad_scores: Tensor, labels: Tensor, start: int) -> None:

@@ -71,14 +71,17 @@ class CpuMeter(Meter):
                 timeline.append((event.start_ns() + event.duration_ns(), 2, name, 0))
         live = base_bytes
         open_phases: list[str] = []
+        peaks: dict[str, int] = {}
         for _, kind, name, n_bytes in sorted(timeline, key=lambda item: item[:2]):
             if kind == 0:
                 open_phases.append(name)
             live += n_bytes
             for phase in open_phases:
-                self._note(phase, Bytes(requested_bytes=live))
+                peaks[phase] = max(peaks.get(phase, 0), live)
             if kind == 2:
                 open_phases.remove(name)
+        for phase, peak in peaks.items():
+            self._note(phase, Bytes(requested_bytes=peak))
 
     def _mark(self, name: str) -> AbstractContextManager[object]:
         return record_function(_MARK + name)

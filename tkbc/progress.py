@@ -26,8 +26,9 @@ _REFRESH_SECONDS = 0.5
 class ConsoleReporter(Reporter):
     """Shows loss, examples per second and memory while training, and the memory check once it is known."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, device: str) -> None:
         self.console = console
+        self.device = device
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._status: Status | None = None
@@ -76,10 +77,9 @@ class ConsoleReporter(Reporter):
     def epoch_done(self, report: EpochReport) -> None:
         """Print the epoch's line."""
         self._end_live()
-        line = f"{self._epoch}  loss {report.loss:.4f}  {report.seconds:.1f} s"
-        line += f"  {report.examples_per_second:,.0f} examples/s"
+        line = f"{self._epoch}  loss {report.loss:.4f}  {report.seconds:.1f} s, {report.examples_per_second:,.0f}/s"
         if report.valid is not None:
-            line += f"  valid MRR {report.valid.both.mrr:.4f}  Hits@10 {report.valid.both.hits_at_10:.4f}"
+            line += f"  valid MRR {report.valid.both.mrr:.4f} Hits@10 {report.valid.both.hits_at_10:.4f}"
         self.console.print(line)
 
     def memory_checked(self, check: MemoryCheck) -> None:
@@ -102,7 +102,7 @@ class ConsoleReporter(Reporter):
                 )
         if result.interrupted:
             self.console.print(f"stopped in epoch {result.epochs}; the checkpoint holds every finished step")
-        self.console.print(f"run folder {result.run_folder}")
+        self.console.print(f"run folder {result.run_folder}", soft_wrap=True)
 
     def close(self) -> None:
         """Leave the terminal as it was, whatever happened."""
@@ -132,21 +132,21 @@ class ConsoleReporter(Reporter):
             self._progress = None
 
     def _memory(self) -> str:
-        if torch.cuda.is_available():
+        if self.device == "cuda":
             return f"{format_bytes(torch.cuda.max_memory_reserved())} reserved"
         return f"process {format_bytes(self._process.memory_info().rss)}"
 
 
 @contextmanager
-def stop_on_interrupt(console: Console) -> Iterator[Callable[[], bool]]:
-    """Yield a function that says whether Ctrl-C or SIGTERM came; a second one ends at once."""
-    came = False
+def stop_on_signal(console: Console) -> Iterator[Callable[[], int | None]]:
+    """Yield a function that says which signal came, Ctrl-C's or SIGTERM, or None; a second one ends at once."""
+    came: int | None = None
 
     def handler(number: int, _frame: FrameType | None) -> None:
         nonlocal came
-        if came:
+        if came is not None:
             raise KeyboardInterrupt
-        came = True
+        came = number
         console.print(f"{signal.Signals(number).name}: stopping after this step (again to end at once)")
 
     before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import json
-import platform
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
 
 from memplan.errors import MemplanError
-from memplan.plan import MemoryCheck, Plan, to_json
+from memplan.plan import MemoryCheck, Plan
 from tkbc.checkpoint import save_checkpoint
 from tkbc.data.dataset import Dataset, Split
 from tkbc.evaluation import Evaluation, evaluate
 from tkbc.meter import make_meter
+from tkbc.run_folder import RunFolder
 from tkbc.scoring import make_score
 from tkbc.trainer import Trainer
+
+MEASURED_PIECES = 5000
+"""Chunks of scores, over all micro-batches, up to which a step or a batch of queries is measured."""
 
 
 class TrainSettings(BaseModel):
@@ -93,127 +97,151 @@ def train(
 ) -> Result:
     """Train as planned, check the plan against what is really allocated, evaluate, and leave a run folder.
 
-    The first step and the first evaluation are measured (the check costs a second or two); validation runs every
-    ``valid_freq`` epochs and the test split is ranked once, at the end. ``should_stop`` is asked after every step; a
-    run that stops early keeps its checkpoint and skips the rest.
+    The first step and the first batch of the first evaluation are measured, which costs a second or two. Validation
+    runs every ``valid_freq`` epochs and after the last, each followed by a checkpoint; the test split is ranked once,
+    at the end. ``should_stop`` is asked after every step and every batch of queries; a run that stops early keeps a
+    checkpoint of every finished step and skips the rest.
 
     Raises:
-        MemplanError: the plan is for another graph, the run folder is taken, or the scores are no numbers any more.
+        MemplanError: the plan is for another graph, the run folder is taken or cannot be written, or the loss or the
+            scores are no numbers any more.
     """
-    reporter = reporter or Reporter()
-    workload = plan.workload
-    if dataset.shape != workload.shape:
-        raise MemplanError(f"the plan is for a graph with {workload.shape}, but {dataset.name} has {dataset.shape}")
-    reporter.preparing("scoring kernels (compiled the first time on a machine)")
-    make_score(workload.score, workload.scoring, workload.device, workload.threads)
-    _begin_run_folder(run_folder, plan, dataset, settings)
-
-    meter = make_meter(workload.device)
-    check: MemoryCheck | None = None
-
-    def ranked(split: Split) -> Evaluation:
-        nonlocal check
-
-        def run() -> Evaluation:
-            return evaluate(
-                trainer.model,
-                trainer.score,
-                dataset.split(split),
-                dataset.filter_index,
-                workload,
-                lambda done, n_queries: reporter.evaluating(split, done, n_queries),
-            )
-
-        if check is not None:
-            return run()
-        with meter.recording(trainer.persistent_tensors()), meter.phase("evaluation"):
-            evaluation = run()
-        check = MemoryCheck.compare(workload.device, plan.phases, plan.peak, meter.peaks)
-        (run_folder / "memory_check.json").write_text(to_json(check) + "\n", encoding="utf-8")
-        reporter.memory_checked(check)
-        return evaluation
-
-    with meter.recording():
-        trainer = Trainer(
-            workload, dataset.train, learning_rate=settings.learning_rate, seed=settings.seed, phase=meter.phase
+    if dataset.shape != plan.workload.shape:
+        raise MemplanError(
+            f"the plan is for a graph with {plan.workload.shape}, but {dataset.name} has {dataset.shape}"
         )
-        order = trainer.shuffled(epoch=0)
-        trainer.step(order[: workload.batch_size])
+    return _Run(plan, dataset, settings, run_folder, reporter or Reporter(), should_stop).run()
 
-    done = min(workload.batch_size, len(order))
-    epoch = 0
-    interrupted = False
 
-    def on_step(examples: int) -> None:
-        nonlocal done
-        done = examples
-        if reporter:
-            reporter.step_done(examples, lambda: trainer.totals[0].item() / examples)
-        if should_stop():
+class _Run:
+    """One run's state, from its first step to its result."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        dataset: Dataset,
+        settings: TrainSettings,
+        run_folder: Path,
+        reporter: Reporter,
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self.plan, self.dataset, self.settings = plan, dataset, settings
+        self.reporter, self.should_stop = reporter, should_stop
+        workload = self.workload = plan.workload
+        reporter.preparing("scoring kernels (compiled the first time on a machine)")
+        make_score(workload.score, workload.scoring, workload.device, workload.threads)
+        self.folder = RunFolder(run_folder, plan, {"dataset": dataset.dataset, **settings.model_dump()})
+        self.meter = make_meter(workload.device)
+        self.check: MemoryCheck | None = None
+        self.evaluation_is_measured = not _few_enough(1, workload.n_entities, workload.eval_chunk_size)
+        self.epoch = 0
+        self.examples_done = 0
+
+    def run(self) -> Result:
+        order, seconds = self._first_step()
+        interrupted = False
+        test = None
+        try:
+            for epoch in range(1, self.settings.max_epochs + 1):
+                self.epoch = epoch
+                if self.epoch > 1:
+                    order, seconds, self.examples_done = self.trainer.shuffled(self.epoch), 0.0, 0
+                self.reporter.epoch_begins(self.epoch, self.settings.max_epochs, self.workload.n_examples)
+                self._stop_if_asked()
+                begin = time.perf_counter()
+                loss, penalty = self.trainer.run_epoch(order, self._step_done, first=self.examples_done)
+                del order  # the evaluation's plan does not count it
+                self._end_epoch(loss, penalty, seconds + time.perf_counter() - begin)
+            test = self._rank("test")
+            self.folder.append({"test": _as_dict(test)})
+        except _StopRun:
+            interrupted = True
+            self._save(interrupted=True)
+        return Result(self.folder.path, self.epoch, interrupted, test, self.check)
+
+    def _first_step(self) -> tuple[Tensor, float]:
+        """Set up and take the run's first step, measured; return the first epoch's order and the step's seconds."""
+        workload = self.workload
+        measured = _few_enough(workload.accumulation_steps, workload.n_entities, workload.chunk_size)
+        with self.meter.recording() if measured else nullcontext():
+            self.trainer = Trainer(
+                workload,
+                self.dataset.train,
+                learning_rate=self.settings.learning_rate,
+                seed=self.settings.seed,
+                phase=self.meter.phase,
+            )
+            order = self.trainer.shuffled(epoch=1)
+            begin = time.perf_counter()
+            self.trainer.step(order[: workload.batch_size])
+            seconds = time.perf_counter() - begin
+        self.examples_done = min(workload.batch_size, len(order))
+        self._compare()
+        return order, seconds
+
+    def _step_done(self, examples: int) -> None:
+        self.examples_done = examples
+        self.reporter.step_done(examples, lambda: self.trainer.totals[0].item() / examples)
+        self._stop_if_asked()
+
+    def _stop_if_asked(self) -> None:
+        if self.should_stop():
             raise _StopRun
 
-    try:
-        for epoch in range(settings.max_epochs):
-            reporter.epoch_begins(epoch + 1, settings.max_epochs, workload.n_examples)
-            begin = time.perf_counter()
-            first = done if epoch == 0 else 0
-            if epoch > 0:
-                order = trainer.shuffled(epoch)
-            loss, penalty = trainer.run_epoch(order, on_step, first=first)
-            del order  # the evaluation's plan does not count it
-            seconds = time.perf_counter() - begin
-            if not loss < float("inf"):
-                raise MemplanError(f"epoch {epoch + 1}: the loss is {loss}; lower --learning-rate")
-            is_last = epoch + 1 == settings.max_epochs
-            validate = is_last or (epoch + 1) % settings.valid_freq == 0
-            report = EpochReport(
-                epoch + 1,
-                loss,
-                penalty,
-                seconds,
-                (workload.n_examples - first) / seconds,
-                ranked("valid") if validate else None,
-            )
-            _append_metrics(run_folder, report)
-            reporter.epoch_done(report)
-    except _StopRun:
-        interrupted = True
-    state = {"epoch": epoch + 1, "examples_done": done, "interrupted": interrupted}
-    save_checkpoint(run_folder / "checkpoint", trainer, state)
-    test = None if interrupted else ranked("test")
-    if test is not None:
-        _append_line(run_folder, {"test": _as_dict(test)})
-    return Result(run_folder, epoch + 1, interrupted, test, check)
+    def _end_epoch(self, loss: float, penalty: float, seconds: float) -> None:
+        if not math.isfinite(loss):
+            raise MemplanError(f"epoch {self.epoch}: the loss is {loss}; lower --learning-rate")
+        last = self.epoch == self.settings.max_epochs
+        validate = last or self.epoch % self.settings.valid_freq == 0
+        if validate:
+            self._save(interrupted=False)
+        valid = self._rank("valid") if validate else None
+        rate = self.workload.n_examples / seconds
+        report = EpochReport(self.epoch, loss, penalty, seconds, rate, valid)
+        self.folder.append({**report._asdict(), "valid": None if valid is None else _as_dict(valid)})
+        self.reporter.epoch_done(report)
+
+    def _rank(self, split: Split) -> Evaluation:
+        def on_progress(done: int, n_queries: int) -> None:
+            self.reporter.evaluating(split, done, n_queries)
+            self._stop_if_asked()
+
+        measured = None if self.evaluation_is_measured else self._measured_evaluation()
+        evaluation = evaluate(
+            self.trainer.model,
+            self.trainer.score,
+            self.dataset.split(split),
+            self.dataset.filter_index,
+            self.workload,
+            on_progress,
+            measured,
+        )
+        if measured is not None:
+            self.evaluation_is_measured = True
+            self._compare()
+            if self.check is not None:
+                self.reporter.memory_checked(self.check)
+        return evaluation
+
+    @contextmanager
+    def _measured_evaluation(self) -> Iterator[None]:
+        with self.meter.recording(self.trainer.persistent_tensors()), self.meter.phase("evaluation"):
+            yield
+
+    def _compare(self) -> None:
+        if self.meter.peaks:
+            self.check = MemoryCheck.compare(self.workload.device, self.plan.phases, self.plan.peak, self.meter.peaks)
+            self.folder.write_check(self.check)
+
+    def _save(self, *, interrupted: bool) -> None:
+        state = {"epoch": self.epoch, "examples_done": self.examples_done, "interrupted": interrupted}
+        save_checkpoint(self.folder.checkpoint, self.trainer, state)
 
 
-def _begin_run_folder(folder: Path, plan: Plan, dataset: Dataset, settings: TrainSettings) -> None:
-    try:
-        folder.mkdir(parents=True)
-        (folder / "plan.json").write_text(to_json(plan) + "\n", encoding="utf-8")
-        config = {
-            "dataset": dataset.name,
-            **settings.model_dump(),
-            "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        }
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    except FileExistsError:
-        raise MemplanError(f"{folder}: there is a run already; choose another folder with --run-dir") from None
-    except OSError as error:
-        raise MemplanError(
-            f"{folder}: cannot be written ({error.strerror}); choose another folder with --run-dir"
-        ) from None
+def _few_enough(micro_batches: int, n_entities: int, chunk_size: int) -> bool:
+    """Return whether a profiler can record so many pieces of work: it keeps every event until the end."""
+    return micro_batches * -(-n_entities // chunk_size) <= MEASURED_PIECES
 
 
 def _as_dict(evaluation: Evaluation) -> dict[str, dict[str, float]]:
     return {name: metrics._asdict() for name, metrics in evaluation._asdict().items()}
-
-
-def _append_metrics(folder: Path, report: EpochReport) -> None:
-    line = report._asdict()
-    line["valid"] = None if report.valid is None else _as_dict(report.valid)
-    _append_line(folder, line)
-
-
-def _append_line(folder: Path, line: dict[str, object]) -> None:
-    with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")

@@ -1,4 +1,5 @@
-"""What the streamed softmax loss allocates. The code whose bytes this tells: tkbc/loss.py."""
+"""What the streamed softmax loss allocates. The code whose bytes this tells: tkbc/loss.py, and
+tkbc/scoring/softmax_torch.py and softmax_numba.py."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ def softmax_cross_entropy(ledger: Ledger, workload: Workload, b: int) -> tuple[A
             else:
                 graph, scores = scoring.materialized_forward(ledger, workload, b, grad=True)
             collect_label_scores(ledger, b)
-            _softmax_in_place(ledger, b)
+            _softmax_in_place(ledger, workload, b)
         difference = ledger.new("losses", b)
         loss = ledger.new("loss")
         ledger.free(difference, label_score)
@@ -51,7 +52,8 @@ def _subtract_one_at_labels(ledger: Ledger, b: int) -> None:
     ledger.free(position, inside)
 
 
-def _softmax_in_place(ledger: Ledger, b: int) -> None:
-    largest = ledger.new("largest scores", b)
-    ledger.passing("largest probabilities", b)
-    ledger.free(largest)
+def _softmax_in_place(ledger: Ledger, workload: Workload, b: int) -> None:
+    log_sum_exp = ledger.new("largest scores, then log-sum-exp of the chunk", b)
+    if not scoring.runs_numba(workload):
+        ledger.passing("largest probabilities", b)
+    ledger.free(log_sum_exp)

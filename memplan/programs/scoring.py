@@ -25,6 +25,11 @@ def needs_buffer(workload: Workload) -> bool:
     return workload.scoring != "materialized"
 
 
+def runs_numba(workload: Workload) -> bool:
+    """Return whether the score is the fused L1 kernel on the CPU, which brings a softmax of its own."""
+    return workload.scoring == "fused" and workload.score == "l1" and workload.device == "cpu"
+
+
 def query_tensors(workload: Workload) -> int:
     """Return the (b, width) tensors of a query."""
     return 2 if workload.score == "l1" else 1
@@ -34,7 +39,7 @@ def forward(ledger: Ledger, workload: Workload, b: int, c: int) -> None:
     """Tell a forward of b queries against c entities into the buffer."""
     if workload.scoring == "chunked":
         ledger.free(_plain_forward(ledger, workload, b, c))
-    elif workload.score == "l1" and workload.device == "cpu":
+    elif runs_numba(workload):
         parts, tile = l1_geometry(c, workload.threads)
         ledger.passing("packed tiles of entities", parts, workload.rank, tile)
 
@@ -44,7 +49,7 @@ def backward(ledger: Ledger, workload: Workload, b: int, c: int) -> None:
     if workload.scoring == "chunked":
         graph, scores = _plain_graph(ledger, workload, b, c)
         _plain_backward(ledger, workload, b, c, graph, scores)
-    elif workload.score == "l1" and workload.device == "cpu":
+    elif runs_numba(workload):
         parts, tile = l1_geometry(c, workload.threads)
         packed = ledger.new("packed tiles of entities", parts, workload.rank, tile)
         gradients = ledger.new("packed tiles of entity gradients", parts, workload.rank, tile)

@@ -14,7 +14,7 @@ MODELS: dict[ModelName, ModelProgram] = {"TNTComplEx": complex_family, "TNTPairR
 
 
 def run(workload: Workload, *, training: bool = True, evaluation: bool = True) -> Ledger:
-    """Tell a run: setup, one optimizer step, the first evaluation, the checkpoint.
+    """Tell a run: setup, one optimizer step, the first evaluation. A checkpoint allocates no tensors.
 
     All steps are alike but for the last of an epoch, whose batch is short, so one full step holds the peak. Without
     ``training`` or ``evaluation`` that part is left out: the search looks at each alone.

@@ -45,10 +45,11 @@ def load_dataset(dataset: str, data_dir: Path | None = None, *, seed: int = 0) -
     if is_folder(dataset):
         folder = Path(dataset)
         if not folder.is_dir():
+            what = "a file, not a folder" if folder.exists() else "no such folder"
             raise MemplanError(
-                f"{folder}: no such folder; --dataset takes a catalog name or a folder with train, valid and test"
+                f"{folder}: {what}; --dataset takes a catalog name or a folder with train, valid and test"
             )
-        return load_folder(folder, folder.resolve().name)
+        return load_folder(folder, str(folder.resolve()))
     entry = find_dataset(dataset)
     if entry is DEMO:
         return generate_demo(seed)

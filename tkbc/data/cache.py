@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import platformdirs
 
+from memplan.errors import MemplanError
 from tkbc.data.dataset import SPLITS, Dataset
 from tkbc.data.raw import missing_files, read_folder
 
@@ -19,45 +20,49 @@ _FORMAT = 1
 _NAMES = ("entities", "relations", "timestamps")
 
 
-def load_folder(folder: Path, name: str, cache_folder: Path | None = None) -> Dataset:
+def load_folder(folder: Path, dataset: str, cache_folder: Path | None = None) -> Dataset:
     """Return the graph in ``folder``, from the cache where its three files were read before with the same content.
 
-    ``cache_folder``: the user's cache directory where None. A cache that cannot be read or written is done without.
+    ``dataset``: what the graph shall be called. ``cache_folder``: the user's cache directory where None. A cache that
+    cannot be read or written is done without.
     """
     if missing_files(folder):
-        return read_folder(folder, name)  # which says what is missing
+        return read_folder(folder, dataset)  # which says what is missing
     if cache_folder is None:
         cache_folder = Path(platformdirs.user_cache_dir("tkbc"))
     digest = hashlib.sha256(f"format {_FORMAT}".encode())
     for split in SPLITS:
-        with (folder / split).open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        try:
+            with (folder / split).open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            raise MemplanError(f"{folder / split}: cannot be read: {error.strerror}") from None
     path = cache_folder / f"{digest.hexdigest()[:32]}.npz"
-    cached = _read(path, name)
+    cached = _read(path, dataset)
     if cached is None:
-        cached = read_folder(folder, name)
+        cached = read_folder(folder, dataset)
         _write(path, cached)
     return cached
 
 
-def _read(path: Path, name: str) -> Dataset | None:
+def _read(path: Path, dataset: str) -> Dataset | None:
     try:
         with np.load(path, allow_pickle=False) as file:
             names = [tuple(file[key].tobytes().decode().split("\n")) for key in _NAMES]
             splits = [file[split] for split in SPLITS]
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile):
         return None
     for facts in splits:
         facts.setflags(write=False)
-    return Dataset(name, *names, *splits)  # type: ignore[arg-type]
+    return Dataset(dataset, *names, *splits)  # type: ignore[arg-type]
 
 
-def _write(path: Path, dataset: Dataset) -> None:
+def _write(path: Path, graph: Dataset) -> None:
     # Names contain neither tab nor line break (the files are split at both), so that a line break may join them.
     arrays: dict[str, npt.NDArray[Any]] = {
-        key: np.frombuffer("\n".join(getattr(dataset, key)).encode(), dtype=np.uint8) for key in _NAMES
+        key: np.frombuffer("\n".join(getattr(graph, key)).encode(), dtype=np.uint8) for key in _NAMES
     }
-    arrays |= {split: dataset.split(split) for split in SPLITS}
+    arrays |= {split: graph.split(split) for split in SPLITS}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -13,6 +14,7 @@ from memplan.workload import Shape
 
 Ids = npt.NDArray[np.int32]
 Split = Literal["train", "valid", "test"]
+NO_TIME = "(no time)"
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 
 
@@ -23,7 +25,8 @@ class Dataset:
     Ids run over all three splits; timestamps are in chronological order, "no time" last where the graph has it.
     """
 
-    name: str
+    dataset: str
+    """What ``--dataset`` takes to find it again: a catalog name, or a folder's full path."""
     entities: tuple[str, ...]
     relations: tuple[str, ...]
     timestamps: tuple[str, ...]
@@ -35,6 +38,16 @@ class Dataset:
         """Return the facts of one split."""
         facts: Ids = getattr(self, name)
         return facts
+
+    @property
+    def name(self) -> str:
+        """Return a short name: the catalog's, or the folder's."""
+        return Path(self.dataset).name
+
+    @property
+    def has_no_time(self) -> bool:
+        """Return whether the last timestamp stands for facts without time."""
+        return self.timestamps[-1] == NO_TIME
 
     @property
     def shape(self) -> Shape:

@@ -8,17 +8,16 @@ joined, the time a year, and facts without time take one extra timestamp, the la
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from memplan.errors import MemplanError
-from tkbc.data.dataset import SPLITS, Dataset, Ids
+from tkbc.data.dataset import NO_TIME, SPLITS, Dataset, Ids
 
 MODIFIERS = ("<occursSince>", "<occursUntil>")
-NO_TIME = "(no time)"
 _YEAR = re.compile(r'"?(-?\d{1,6})-[\d#]{2}-[\d#]{2}"?')
 
 
@@ -36,8 +35,8 @@ def missing_files(folder: Path) -> list[str]:
     return [name for name in SPLITS if not (folder / name).is_file()]
 
 
-def read_folder(folder: Path, name: str) -> Dataset:
-    """Return the graph in ``folder``.
+def read_folder(folder: Path, dataset: str) -> Dataset:
+    """Return the graph in ``folder``, to be called ``dataset``.
 
     Raises:
         MemplanError: a file is missing, empty, not UTF-8, or has a line that is no fact; names file and line.
@@ -47,7 +46,11 @@ def read_folder(folder: Path, name: str) -> Dataset:
         raise MemplanError(
             f"{folder}: no file {', '.join(absent)}; a dataset folder holds train, valid and test, tab-separated"
         )
-    splits = {split: list(_read_file(folder / split)) for split in SPLITS}
+    lines = {split: _read_lines(folder / split) for split in SPLITS}
+    # One format for the folder: a split of YAGO15K may happen to hold no fact with a time.
+    with_modifiers = any(len(row) == 5 and row[3] in MODIFIERS for rows in lines.values() for row in rows)
+    parse = _parse_yago15k if with_modifiers else _parse_quadruple
+    splits = {split: _parse_lines(folder / split, rows, parse) for split, rows in lines.items()}
     every_fact = [fact for facts in splits.values() for fact in facts]
     entities = sorted({fact.head for fact in every_fact} | {fact.tail for fact in every_fact})
     relations = sorted({fact.relation for fact in every_fact})
@@ -61,7 +64,7 @@ def read_folder(folder: Path, name: str) -> Dataset:
         return array
 
     return Dataset(
-        name,
+        dataset,
         tuple(entities),
         tuple(relations),
         tuple(timestamps),
@@ -69,23 +72,28 @@ def read_folder(folder: Path, name: str) -> Dataset:
     )
 
 
-def _read_file(path: Path) -> Iterator[RawFact]:
+def _read_lines(path: Path) -> list[list[str]]:
+    """Return the columns of each line."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise MemplanError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
-    # Not splitlines(): names may hold characters, such as U+2028, that it takes for line breaks.
-    lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
-    if not lines:
+    except OSError as error:
+        raise MemplanError(f"{path}: cannot be read: {error.strerror}") from None
+    if not text:
         raise MemplanError(f"{path}: empty; every split needs at least one fact")
-    fields = [line.split("\t") for line in lines]
-    with_modifiers = any(len(columns) == 5 and columns[3] in MODIFIERS for columns in fields)
-    parse = _parse_yago15k if with_modifiers else _parse_quadruple
-    for number, columns in enumerate(fields, start=1):
-        problem = parse(columns)
-        if isinstance(problem, str):
-            raise MemplanError(f"{path}:{number}: {problem}")
-        yield problem
+    # Not splitlines(): names may hold characters, such as U+2028, that it takes for line breaks.
+    return [line.removesuffix("\r").split("\t") for line in text.removesuffix("\n").split("\n")]
+
+
+def _parse_lines(path: Path, lines: list[list[str]], parse: Callable[[list[str]], RawFact | str]) -> list[RawFact]:
+    facts = []
+    for number, columns in enumerate(lines, start=1):
+        fact = parse(columns)
+        if isinstance(fact, str):
+            raise MemplanError(f"{path}:{number}: {fact}")
+        facts.append(fact)
+    return facts
 
 
 def _parse_quadruple(columns: list[str]) -> RawFact | str:

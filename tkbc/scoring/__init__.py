@@ -17,7 +17,7 @@ from typing import Protocol
 from torch import Tensor
 
 from memplan.errors import UsageError
-from memplan.scorings import obstacle
+from memplan.scorings import require
 from memplan.workload import DeviceType, Score, Scoring
 from tkbc.scoring.dot_fused import FusedDot
 from tkbc.scoring.plain import Chunked, Materialized
@@ -33,6 +33,12 @@ class PairwiseScore(Protocol):
 
     def forward(self, query: tuple[Tensor, ...], entities: Tensor, out: Tensor | None, *, grad: bool) -> Tensor:
         """Return the (b, c) scores; the caller may overwrite them. ``grad``: a backward will follow."""
+
+    def softmax_(self, scores: Tensor) -> Tensor:
+        """Turn each row of the scores into probabilities, in place; return its log-sum-exp, (b,)."""
+
+    def exp_(self, scores: Tensor, shift: Tensor) -> None:
+        """Turn the scores into exp(score − shift of its row), in place."""
 
     def backward(
         self,
@@ -82,7 +88,5 @@ def make_score(score: Score, scoring: Scoring, device: DeviceType, threads: int 
     Raises:
         UsageError: it cannot run here, with the reason. Nothing is chosen in its place: choosing is the planner's.
     """
-    why_not = obstacle(score, scoring, device)
-    if why_not is not None:
-        raise UsageError(f"scoring {scoring!r} of the {score} score cannot run: {why_not}; use --scoring chunked")
+    require(score, scoring, device)
     return IMPLEMENTATIONS[score, scoring](device, threads)

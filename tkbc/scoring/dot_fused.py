@@ -1,4 +1,4 @@
-# Its bytes are told by memplan/programs/scoring.py (``fused_dot_*``): none.
+# Its bytes are told by memplan/programs/scoring.py: none.
 """The dot score without a temporary: products written into, and added to, tensors that are already there."""
 
 from __future__ import annotations
@@ -6,8 +6,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tkbc.scoring.softmax_torch import TorchSoftmax
 
-class FusedDot:
+
+class FusedDot(TorchSoftmax):
     """q · e and its gradients as matrix products, ``out=`` and in place."""
 
     needs_buffer = True

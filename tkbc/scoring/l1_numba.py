@@ -1,4 +1,4 @@
-# Its bytes are told by memplan/programs/scoring.py (``fused_l1_forward`` and ``fused_l1_backward``).
+# Its bytes are told by memplan/programs/scoring.py.
 """The weighted L1 score on the CPU, fused: numba kernels that never build a (b, ·, d) tensor.
 
 The entities are cut into one span a thread and each span into tiles. A tile's rows are copied transposed, (d, tile), so
@@ -17,7 +17,11 @@ from typing import Any
 
 import numba
 import numpy as np
+import torch
 from torch import Tensor
+
+from tkbc.scoring.softmax_numba import exp_rows, softmax_rows
+from tkbc.scoring.softmax_torch import TorchSoftmax
 
 TILE = 720
 """Entities a tile: at d = 100 the tile and its gradient take 576 KB and stay in a core's L2 cache."""
@@ -158,7 +162,7 @@ def _backward(
                 grad_e[first + j, k] += grads[k, j]
 
 
-class NumbaL1:
+class NumbaL1(TorchSoftmax):
     """−Σ_k |a_k − w_k e_k| and its gradients on the CPU, ``threads`` spans of entities at a time."""
 
     needs_buffer = True
@@ -200,23 +204,48 @@ class NumbaL1:
         packed = entities.new_empty((parts, rank, tile))
         packed_grads = entities.new_empty((parts, rank, tile))
         # Part 0 adds straight to the result; the others get tables of their own, added in order below.
-        others = entities.new_zeros((2, parts - 1, *a.shape))
+        # In numpy, not PyTorch, whose threads would go on spinning into the kernel's time (softmax_numba says more).
+        others = entities.new_empty((2, parts - 1, *a.shape))
         a_, w_, e_, g_, grad_e_ = (t.detach().numpy() for t in (a, w, entities, grad_scores, grad_entities))
         packed_, packed_grads_, others_ = packed.numpy(), packed_grads.numpy(), others.numpy()
         grad_a_, grad_w_ = grad_a.numpy(), grad_w.numpy()
 
         def work(part: int, start: int, stop: int) -> None:
-            to_a, to_w = (grad_a_, grad_w_) if part == 0 else (others_[0, part - 1], others_[1, part - 1])
+            if part == 0:
+                to_a, to_w = grad_a_, grad_w_
+            else:
+                to_a, to_w = others_[0, part - 1], others_[1, part - 1]
+                to_a.fill(0)
+                to_w.fill(0)
             _backward(a_, w_, e_, g_, to_a, to_w, grad_e_, start, stop, packed_[part], packed_grads_[part])
 
         self._run(work, n_candidates, parts)
         for part in range(parts - 1):
-            grad_a.add_(others[0, part])
-            grad_w.add_(others[1, part])
+            np.add(grad_a_, others_[0, part], out=grad_a_)
+            np.add(grad_w_, others_[1, part], out=grad_w_)
 
-    def _run(self, work: Callable[[int, int, int], None], n_candidates: int, parts: int) -> None:
-        span = -(-n_candidates // parts)
-        bounds = [(part, part * span, min(n_candidates, (part + 1) * span)) for part in range(parts)]
+    def softmax_(self, scores: Tensor) -> Tensor:
+        """Turn each row of the scores into probabilities, in place; return its log-sum-exp, (b,)."""
+        if scores.dtype != torch.float32:
+            return super().softmax_(scores)
+        log_sum_exp = scores.new_empty(len(scores))
+        scores_, log_sum_exp_ = scores.numpy(), log_sum_exp.numpy()
+        self._run(lambda _, start, stop: softmax_rows(scores_, log_sum_exp_, start, stop), len(scores))
+        return log_sum_exp
+
+    def exp_(self, scores: Tensor, shift: Tensor) -> None:
+        """Turn the scores into exp(score − shift of its row), in place."""
+        if scores.dtype != torch.float32:
+            super().exp_(scores, shift)
+            return
+        scores_, shift_ = scores.numpy(), shift.numpy()
+        self._run(lambda _, start, stop: exp_rows(scores_, shift_, start, stop), len(scores))
+
+    def _run(self, work: Callable[[int, int, int], None], n_items: int, parts: int | None = None) -> None:
+        """Call ``work(part, start, stop)`` for spans of ``n_items``, one a thread."""
+        parts = min(self.threads, n_items) if parts is None else parts
+        span = -(-n_items // parts)
+        bounds = [(part, part * span, min(n_items, (part + 1) * span)) for part in range(parts)]
         if self._pool is None or parts == 1:
             for bound in bounds:
                 work(*bound)
@@ -224,7 +253,9 @@ class NumbaL1:
             list(self._pool.map(lambda bound: work(*bound), bounds))
 
     def compile(self) -> None:
-        """Compile both kernels (a few seconds the first time on a machine; kept in numba's cache on disk)."""
+        """Compile all kernels (a few seconds the first time on a machine; kept in numba's cache on disk)."""
         one = np.ones((1, 1), np.float32)
         _forward(one, one, one, one.copy(), 0, 1, one.copy())
         _backward(one, one, one, one, one.copy(), one.copy(), one.copy(), 0, 1, one.copy(), one.copy())
+        softmax_rows(one.copy(), one[0].copy(), 0, 1)
+        exp_rows(one.copy(), one[0].copy(), 0, 1)

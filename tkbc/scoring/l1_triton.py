@@ -21,6 +21,7 @@ from torch import Tensor
 
 from memplan.errors import MemplanError
 from tkbc.scoring.reference import weighted_l1
+from tkbc.scoring.softmax_torch import TorchSoftmax
 
 # Differences held at once: 8 × 32 × 16 floats are 32 registers a thread for 128 threads.
 QUERIES, ENTITIES, DIMENSIONS = 8, 32, 16
@@ -145,7 +146,7 @@ def _backward_entities(
     tl.store(grad_e_ptr + at, tl.load(grad_e_ptr + at, mask=inside, other=0.0) + grad_e, mask=inside)
 
 
-class TritonL1:
+class TritonL1(TorchSoftmax):
     """−Σ_k |a_k − w_k e_k| and its gradients on CUDA. Inputs float32, bfloat16 or float16; results float32."""
 
     needs_buffer = True

@@ -1,4 +1,4 @@
-# Its bytes are told by memplan/programs/scoring.py (``plain_*``).
+# Its bytes are told by memplan/programs/scoring.py (``_plain_*``).
 """The scores in plain PyTorch: ``materialized`` keeps the whole graph, ``chunked`` recomputes it a chunk at a time."""
 
 from __future__ import annotations
@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from tkbc.scoring.reference import Formula
+from tkbc.scoring.softmax_torch import TorchSoftmax
 
 
 def _gradients(
@@ -26,7 +27,7 @@ def _leaves(query: tuple[Tensor, ...], entities: Tensor) -> tuple[Tensor, ...]:
     return tuple(tensor.detach().requires_grad_() for tensor in (*query, entities))
 
 
-class Chunked:
+class Chunked(TorchSoftmax):
     """A formula over one chunk of entities; its graph lives only inside ``backward``, which computes it again."""
 
     needs_buffer = True
@@ -56,7 +57,7 @@ class Chunked:
         _gradients(scores, leaves, grad_scores, grad_query, grad_entities)
 
 
-class Materialized:
+class Materialized(TorchSoftmax):
     """A formula over all entities at once, its graph kept from forward to backward: the guide's way."""
 
     needs_buffer = False
