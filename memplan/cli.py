@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from memplan.catalog import DATASETS, GPUS
 from memplan.devices import resolve, usable_threads
 from memplan.errors import DoesNotFitError, MemplanError
-from memplan.options import AsJson, GraphOptions, JobOptions, gather, with_options
+from memplan.options import AsJson, GraphOptions, JobOptions, gather, numbers, with_options
 from memplan.scorings import available, preferred, require
 from memplan.workload import SCORE_OF_MODEL, build_workload
 
@@ -123,6 +123,58 @@ def train(
         "seed": seed,
     }
     run_command(given, settings, auto_fit=auto_fit_gpu, plan_file=plan_file, run_folder=run_dir)
+
+
+@app.command()
+@with_options(GraphOptions)
+def compare(
+    given: GraphOptions,
+    ranks: Annotated[str, typer.Option(help="Ranks, separated by commas.")] = "50,64,100",
+    batch_sizes: Annotated[str, typer.Option(help="Batch sizes, separated by commas.")] = "128,256,512,1000",
+    scorings: Annotated[str, typer.Option(help="Scorings, separated by commas.")] = "materialized,fused",
+    as_json: AsJson = False,
+) -> None:
+    """Tabulate memory and predicted time over rank × batch × scoring, and what fits."""
+    from memplan.comparison import compare as run
+
+    job, target = gather(given), resolve(given.device, given.budget)
+    rows = run(
+        job.graph.shape,
+        target,
+        numbers("--ranks", ranks),
+        numbers("--batch-sizes", batch_sizes),
+        [name.strip() for name in scorings.split(",")],
+        {**job.settings, "threads": usable_threads()},
+    )
+    if as_json:
+        _print_json({"budget_bytes": target.budget_bytes, "rows": [row._asdict() for row in rows]})
+    else:
+        from memplan.report import comparison_report, make_console
+
+        make_console().print(comparison_report(rows, target))
+
+
+@app.command()
+def verify(
+    count: Annotated[int, typer.Option(min=1, help="Random workloads to run.")] = 60,
+    seed: Annotated[int, typer.Option(help="The same seed draws the same workloads.")] = 0,
+    tolerance: Annotated[float, typer.Option(min=0, help="Largest relative error of a peak.")] = 0.005,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Compare predicted with measured memory on this machine; exit status 1 where an error exceeds the tolerance."""
+    from memplan.job import run_verification
+
+    found = run_verification(count, seed, device, show_progress=not as_json)
+    if as_json:
+        rows = [{"workload": v.workload.model_dump(), "check": v.check.model_dump(exclude_none=True)} for v in found]
+        _print_json({"tolerance": tolerance, "rows": rows})
+    else:
+        from memplan.report import make_console, verification_report
+
+        make_console().print(verification_report([(v.workload, v.check) for v in found]))
+    if max(abs(v.check.peak.relative_error) for v in found) > tolerance:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from memplan.catalog import Recipe, find_recipe
 from memplan.devices import Target, free_ram_bytes, resolve, usable_threads
@@ -19,6 +19,9 @@ from memplan.units import format_bytes
 from memplan.workload import validated
 from tkbc.data import load_dataset
 from tkbc.data.dataset import Dataset
+
+if TYPE_CHECKING:
+    from tkbc.verification import Verified
 
 
 def run_command(
@@ -166,3 +169,23 @@ def _train(
     signal_number = stopped_by()
     if result.interrupted and signal_number is not None:
         raise SystemExit(128 + signal_number)
+
+
+def run_verification(count: int, seed: int, device: str, *, show_progress: bool) -> list[Verified]:
+    """Return the checks of ``count`` random workloads, worst first.
+
+    Raises:
+        MemplanError: the device is not there.
+    """
+    target = resolve(device, None)
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    from rich.progress import track
+
+    from tkbc.verification import random_workloads, verify
+
+    workloads = list(random_workloads(count, seed, target.device))
+    console = make_console()
+    shown = track(
+        workloads, "verifying", console=console, transient=True, disable=not (show_progress and console.is_terminal)
+    )
+    return sorted((verify(workload) for workload in shown), key=lambda v: -abs(v.check.peak.relative_error))

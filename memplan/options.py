@@ -134,6 +134,19 @@ def with_options(kind: type[JobOptions]) -> Callable[[Callable[..., None]], Call
     return decorate
 
 
+def numbers(flag: str, text: str) -> list[int]:
+    """Return the whole numbers of a list such as ``50,64,100``.
+
+    Raises:
+        UsageError: an entry is no whole number above 0.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    wrong = [part for part in parts if not (part.isascii() and part.isdigit() and int(part) > 0)]
+    if wrong:
+        raise UsageError(f"{flag}: {wrong[0]!r} is no whole number above 0; write a list such as 50,64,100")
+    return [int(part) for part in parts]
+
+
 class Graph(NamedTuple):
     """What planning needs to know of a graph; ``dataset`` is how it was asked for, None where it has no data."""
 

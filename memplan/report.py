@@ -10,6 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from memplan.comparison import Row
 from memplan.devices import Target
 from memplan.plan import Estimate, MemoryCheck, Plan, TensorAtPeak
 from memplan.units import format_bytes, format_count
@@ -98,6 +99,38 @@ def check_report(check: MemoryCheck) -> RenderableType:
             "exact" if row.relative_error == 0 else f"{row.relative_error:+.3%}",
         )
     return table
+
+
+def comparison_report(rows: list[Row], target: Target) -> RenderableType:
+    """Return the grid of a comparison."""
+    table = _table("rank", ("batch", ">"), ("scoring", "<"), ("memory", ">"), ("s/epoch", ">"), ("", "<"))
+    for row in rows:
+        table.add_row(
+            str(row.rank),
+            str(row.batch_size),
+            row.scoring,
+            format_bytes(row.device_bytes),
+            _seconds(row.seconds_per_epoch),
+            Text("fits", style="green") if row.fits else Text("does not fit", style="bold red"),
+        )
+    budget = f"budget {format_bytes(target.budget_bytes)} ({target.budget_source})"
+    note = "training memory, the whole batch at once; s/epoch orders rows by a cost model, no promise of speed"
+    return Group(table, Text(budget), Text(note, style="dim"))
+
+
+def verification_report(found: list[tuple[Workload, MemoryCheck]]) -> RenderableType:
+    """Return a table of errors, worst first, cut where they are all exact, and how many were."""
+    exact = sum(all(phase.relative_error == 0 for phase in check.phases) for _, check in found)
+    table = _table("workload", ("predicted B", ">"), ("measured B", ">"), ("error", ">"))
+    for workload, check in found[:SHOWN_TENSORS]:
+        table.add_row(
+            f"{workload.model} {workload.scoring} {workload.optimizer} N={workload.n_entities} d={workload.rank} "
+            f"B={workload.batch_size} b={workload.micro_batch_size} C={workload.chunk_size}",
+            format_count(check.peak.predicted.requested_bytes),
+            format_count(check.peak.measured.requested_bytes),
+            "exact" if check.peak.relative_error == 0 else f"{check.peak.relative_error:+.4%}",
+        )
+    return Group(table, Text(f"{exact} of {len(found)} workloads exact to the byte in every phase; worst first above"))
 
 
 def listing(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> RenderableType:

@@ -18,7 +18,7 @@ from hypothesis import settings
 
 from memplan.workload import Shape
 from tkbc.data import Dataset
-from tkbc.data.dataset import Ids
+from tkbc.verification import random_facts
 
 # The same examples every time: a test suite that lands or fails by luck tells nobody anything.
 settings.register_profile("reproducible", derandomize=True, deadline=None)
@@ -41,13 +41,6 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path_factory.getbasetemp() / "data"))
     monkeypatch.delenv("TKBC_DATA", raising=False)
-
-
-def random_facts(shape: Shape, n: int, seed: int = 0) -> Ids:
-    """Return n random facts, (n, 4)."""
-    random = np.random.default_rng(seed)
-    bounds = (shape.n_entities, shape.n_relations, shape.n_entities, shape.n_timestamps)
-    return np.stack([random.integers(bound, size=n) for bound in bounds], axis=1).astype(np.int32)
 
 
 def random_graph(shape: Shape, n_valid: int = 7, n_test: int = 9, seed: int = 0) -> Dataset:

@@ -166,3 +166,31 @@ def test_a_line_with_three_columns_is_named(tmp_path: Path, monkeypatch: pytest.
         file.write("a\tb\tc\n")
     fails(1, r"valid:8: 3 columns where 4 are expected", "train", "--dataset", str(folder))
     assert [path.name for path in tmp_path.iterdir()] == ["graph"]
+
+
+def test_compare_tabulates_the_grid() -> None:
+    grid = ["--ranks", "50,100", "--batch-sizes", "256,1000", "--dataset", "ICEWS14", "--device", "cpu"]
+    rows = read_json("compare", *grid, "--budget", "3GiB")["rows"]
+    assert [(row["rank"], row["batch_size"], row["scoring"]) for row in rows] == [
+        (rank, batch, scoring) for rank in (50, 100) for batch in (256, 1000) for scoring in ("materialized", "fused")
+    ]
+    assert [row["fits"] for row in rows] == [True, True, False, True, True, True, False, True]
+    shown = invoke("compare", *grid, "--budget", "3GiB").stdout
+    assert shown.count("does not fit") == 2
+    fails(2, r"--ranks: 'x' is no whole number", "compare", "--ranks", "50,x")
+
+
+def test_verify_finds_every_byte_and_fails_above_its_tolerance(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = read_json("verify", "--count", "6")
+    assert len(found["rows"]) == 6
+    assert all(row["check"]["peak"]["relative_error"] == 0 for row in found["rows"])
+    assert "6 of 6 workloads exact" in invoke("verify", "--count", "6").stdout
+
+    def forgetful(*_: Any) -> None:
+        """Tell nothing: a planner that forgets what scoring allocates."""
+
+    monkeypatch.setattr("memplan.programs.scoring.backward", forgetful)
+    monkeypatch.setattr("memplan.programs.scoring.forward", forgetful)
+    result = invoke("verify", "--count", "12")
+    assert result.exit_code == 1, result.output
+    assert re.search(r"\+\d", result.stdout)

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memplan.workload import SCORINGS, ModelName, Scoring, Shape, Workload, build_workload
-from tests.conftest import random_facts
 from tests.test_models import MODEL_NAMES
 from tkbc.loss import softmax_cross_entropy
 from tkbc.models import Batch
 from tkbc.models.base import gradient
 from tkbc.trainer import Trainer
+from tkbc.verification import random_facts
 
 SHAPE = Shape(n_entities=37, n_relations=3, n_timestamps=6, n_facts=30)
 

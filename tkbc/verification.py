@@ -1,0 +1,98 @@
+"""Predicted against measured memory on this machine, over random workloads: what ``memplan verify`` runs."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from memplan.estimator import estimate
+from memplan.plan import Bytes, MemoryCheck
+from memplan.scorings import available
+from memplan.workload import SCORE_OF_MODEL, DeviceType, Shape, Workload, build_workload
+from tkbc.data.dataset import FilterIndex, Ids, with_reciprocals
+from tkbc.evaluation import evaluate
+from tkbc.meter import make_meter
+from tkbc.trainer import Trainer
+
+MOST_CHUNKS = 60
+"""A walk over thousands of chunks measures nothing new and takes seconds."""
+
+
+class Verified(NamedTuple):
+    """A workload with what was predicted and what was measured."""
+
+    workload: Workload
+    check: MemoryCheck
+
+
+def random_facts(shape: Shape, n: int, seed: int = 0) -> Ids:
+    """Return n random facts of a graph of that shape, (n, 4)."""
+    generator = np.random.default_rng(seed)
+    bounds = (shape.n_entities, shape.n_relations, shape.n_entities, shape.n_timestamps)
+    return np.stack([generator.integers(bound, size=n) for bound in bounds], axis=1).astype(np.int32)
+
+
+def measure(workload: Workload) -> dict[str, Bytes]:
+    """Set up, take one step and rank one batch of queries, on random facts; return each phase's measured peak."""
+    facts = random_facts(workload, workload.n_facts)
+    meter = make_meter(workload.device)
+    with meter.recording():
+        trainer = Trainer(workload, facts, learning_rate=0.1, phase=meter.phase)
+        order = trainer.shuffled(0)
+        trainer.step(order[: workload.batch_size])
+    del order
+    index = FilterIndex.build(with_reciprocals(facts, workload.n_relations), 2 * workload.n_relations)
+    queried = np.resize(facts, (workload.eval_batch_size // 2 + 1, 4))
+    with meter.recording(trainer.persistent_tensors()), meter.phase("evaluation"):
+        evaluate(trainer.model, trainer.score, queried, index, workload)
+    return meter.peaks
+
+
+def verify(workload: Workload) -> Verified:
+    """Return the check of one workload."""
+    predicted = estimate(workload)
+    check = MemoryCheck.compare(workload.device, predicted.phases, predicted.peak, measure(workload))
+    return Verified(workload, check)
+
+
+def random_workloads(count: int, seed: int, device: DeviceType = "cpu") -> Iterator[Workload]:
+    """Yield ``count`` small workloads: odd sizes, ragged chunks and micro-batches, regularizers on and off.
+
+    The same seed gives the same workloads.
+    """
+    draw = random.Random(seed)
+    for _ in range(count):
+        shape = Shape(
+            n_entities=draw.choice([2, 5, 97, 719, 720, 721, 1441, 3000]),
+            n_relations=draw.choice([1, 4]),
+            n_timestamps=draw.choice([1, 2, 3, 30]),
+            n_facts=draw.choice([1, 9, 300]),
+        )
+        model = draw.choice(list(SCORE_OF_MODEL))
+        scoring = draw.choice(available(SCORE_OF_MODEL[model], device))
+        batch = draw.randint(1, 2 * shape.n_facts)
+        fewest = max(2, shape.n_entities // MOST_CHUNKS)
+        chunk, eval_chunk = (draw.randint(fewest, shape.n_entities) for _ in range(2))
+        if scoring == "materialized":
+            chunk = eval_chunk = shape.n_entities
+        yield build_workload(
+            shape,
+            model=model,
+            rank=draw.choice([1, 2, 7, 40]),
+            scoring=scoring,
+            optimizer=draw.choice(["adagrad", "adam"]),
+            batch_size=batch,
+            micro_batch_size=draw.randint(1, batch),
+            chunk_size=chunk,
+            eval_batch_size=draw.randint(1, 2 * shape.n_facts),
+            eval_chunk_size=eval_chunk,
+            emb_reg=draw.choice([0, 0.1]),
+            time_reg=draw.choice([0, 0.1]),
+            no_time_emb=draw.random() < 0.3,
+            unit_norm=model == "TNTPairRE" and draw.random() < 0.7,
+            device=device,
+            threads=draw.choice([1, 2, 3]),
+        )
