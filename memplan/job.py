@@ -14,6 +14,7 @@ from memplan.estimator import estimate
 from memplan.options import JobOptions, gather, of_loaded
 from memplan.plan import Plan
 from memplan.planner import plan as search
+from memplan.programs.scoring import runs_numba
 from memplan.report import make_console, plan_summary
 from memplan.units import format_bytes
 from memplan.workload import validated
@@ -57,8 +58,7 @@ def run_command(
         graph = load_dataset(dataset, given.data_dir)
     recipe = find_recipe(graph.dataset, plan.workload.model)
 
-    # Kineto, PyTorch's profiler, otherwise writes lines of its own to stderr around the memory check.
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    _prepare_environment(plan)
     from tkbc.training import TrainSettings
 
     from_recipe = {"learning_rate": recipe.learning_rate, "max_epochs": recipe.max_epochs}
@@ -68,6 +68,16 @@ def run_command(
     if run_folder is None:
         run_folder = _new_folder(graph.name, plan.workload.model)
     _train(plan, graph, target, recipe, train_settings, run_folder, auto_fit=auto_fit)
+
+
+def _prepare_environment(plan: Plan) -> None:
+    """Set what PyTorch's libraries read when they are loaded, unless the user has."""
+    # Kineto, PyTorch's profiler, otherwise writes lines of its own to stderr around the memory check.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    if runs_numba(plan.workload):
+        # PyTorch's OpenMP threads otherwise spin for milliseconds after each operation, on the cores that the fused
+        # kernel's threads need next: a seventh of a step on two cores.
+        os.environ.setdefault("GOMP_SPINCOUNT", "100")
 
 
 def _make_plan(given: JobOptions, graph: Dataset, target: Target, *, auto_fit: bool) -> Plan:
