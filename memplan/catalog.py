@@ -27,7 +27,13 @@ class DatasetEntry:
     """The graph has facts without time, at one extra timestamp (the last)."""
 
 
-_MMKB = "https://github.com/mniepert/mmkb (folder TemporalKGs)"
+def _mmkb(folder: str, prefix: str) -> str:
+    return (
+        f"https://github.com/mniepert/mmkb, folder TemporalKGs/{folder}: {prefix}_train.txt, _valid.txt and _test.txt, "
+        "renamed train, valid and test"
+    )
+
+
 _GARCIA_DURAN = "García-Durán, Dumančić, Niepert, EMNLP 2018"
 
 DEMO = DatasetEntry(
@@ -48,7 +54,7 @@ DATASETS: dict[str, DatasetEntry] = {
             n_valid=8_941,
             n_test=8_963,
             source=f"{_GARCIA_DURAN}; counted over its three files",
-            how_to_get=_MMKB,
+            how_to_get=_mmkb("icews14", "icews_2014"),
         ),
         DatasetEntry(
             "ICEWS05-15",
@@ -56,7 +62,7 @@ DATASETS: dict[str, DatasetEntry] = {
             n_valid=46_275,
             n_test=46_092,
             source=f"{_GARCIA_DURAN}; entities counted in its entity list",
-            how_to_get=_MMKB,
+            how_to_get=_mmkb("icews05-15", "icews_2005-2015"),
         ),
         DatasetEntry(
             "YAGO15K",
@@ -66,7 +72,7 @@ DATASETS: dict[str, DatasetEntry] = {
             # The trainer counts relation and occursSince/occursUntil as one relation, as tkbc does, so the real files
             # give more than the 34 published ones: with --data-dir they are counted.
             source=f"{_GARCIA_DURAN}, as published",
-            how_to_get=_MMKB,
+            how_to_get=_mmkb("yago15k", "yago15k"),
             no_time=True,
         ),
     )

@@ -214,8 +214,9 @@ def datasets(
         )
     )
     make_console().print(f"looked in {data_folder(data_dir)}", soft_wrap=True)
-    for source in sorted({entry.how_to_get for name, entry in DATASETS.items() if entry.how_to_get}):
-        make_console().print(f"to be had from {source}", soft_wrap=True)
+    for name, entry in DATASETS.items():
+        if entry.how_to_get and places[name] is None:
+            make_console().print(f"{name} is at {entry.how_to_get}", soft_wrap=True)
 
 
 @app.command()
