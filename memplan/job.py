@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memplan.catalog import Recipe, find_recipe
+from memplan.catalog import find_recipe
 from memplan.devices import Target, free_ram_bytes, resolve, usable_threads
 from memplan.errors import DoesNotFitError, MemplanError, UsageError
 from memplan.estimator import estimate
@@ -67,7 +67,10 @@ def run_command(
     _check_device(plan, target)
     if run_folder is None:
         run_folder = _new_folder(graph.name, plan.workload.model)
-    _train(plan, graph, target, recipe, train_settings, run_folder, auto_fit=auto_fit)
+    overridden = set(given.given_settings()) | set(given_settings)
+    decided = plan_file is None and not {*recipe.settings, *from_recipe} <= overridden
+    source = f" (recipe: {recipe.source})" if decided else ""
+    _train(plan, graph, target, source, train_settings, run_folder, auto_fit=auto_fit)
 
 
 def _prepare_environment(plan: Plan) -> None:
@@ -154,7 +157,7 @@ def _new_folder(graph_name: str, model: str) -> Path:
 
 
 def _train(
-    plan: Plan, graph: Dataset, target: Target, recipe: Recipe, settings: Any, run_folder: Path, *, auto_fit: bool
+    plan: Plan, graph: Dataset, target: Target, source: str, settings: Any, run_folder: Path, *, auto_fit: bool
 ) -> None:
     from tkbc.progress import ConsoleReporter, stop_on_signal
     from tkbc.training import train
@@ -168,7 +171,7 @@ def _train(
             plan.model_copy(update={"budget_bytes": target.budget_bytes, "budget_source": target.budget_source}), target
         )
     )
-    console.print(f"learning rate {settings.learning_rate:g}, {settings.max_epochs} epochs (recipe: {recipe.source})")
+    console.print(f"learning rate {settings.learning_rate:g}, {settings.max_epochs} epochs{source}")
     reporter = ConsoleReporter(console, plan.workload.device)
     with stop_on_signal(console) as stopped_by:
         try:

@@ -12,6 +12,9 @@ from memplan.errors import UsageError
 from memplan.workload import SCORINGS, Score, Scoring
 from tkbc.scoring import PairwiseScore, make_score
 
+Results = tuple[Tensor, tuple[Tensor, ...], Tensor]
+"""Scores, gradients of the query, gradient of the entities."""
+
 COMBINATIONS = [(score, scoring) for score in ("dot", "l1") for scoring in SCORINGS]
 
 
@@ -57,6 +60,25 @@ def relative_error(found: Tensor, truth: Tensor) -> float:
     return float((found.double() - truth).norm() / truth.norm().clamp_min(1e-12))
 
 
+def assert_l1_close(
+    found: Results, truth: Results, query: tuple[Tensor, ...], entities: Tensor, grad_scores: Tensor
+) -> None:
+    """Scores within 2e-6 of the truth, gradients within 1e-6 of the size of their terms.
+
+    Gradients are sums of terms of either sign that can cancel to almost nothing, so their error is measured against the
+    terms: Σ|G|, Σ|G||e| and Σ|G||w|.
+    """
+    assert relative_error(found[0], truth[0]) < 2e-6
+    g = grad_scores.double().abs()
+    sizes = (
+        g.sum(1, keepdim=True).expand(query[0].shape),
+        g @ entities.double().abs(),
+        g.T @ query[1].double().abs(),
+    )
+    for gradient, exact, size in zip((*found[1], found[2]), (*truth[1], truth[2]), sizes, strict=True):
+        assert float((gradient.double() - exact).norm() / size.norm()) < 1e-6
+
+
 @pytest.mark.parametrize(("score", "scoring"), COMBINATIONS)
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize(
@@ -98,13 +120,7 @@ def test_the_fused_l1_kernel_at_random_odd_shapes(b: int, c: int, width: int, th
     query, entities, grad_scores = draw_inputs("l1", b, c, width, seed)
     found = run(make_score("l1", "fused", "cpu", threads), query, entities, grad_scores)
     truth = expected("l1", query, entities, grad_scores)
-    assert relative_error(found[0], truth[0]) < 2e-6
-    # Gradients are sums of terms of either sign that can cancel to almost nothing, so the error is measured against the
-    # terms: Σ|G|, Σ|G||e| and Σ|G||w|.
-    g = grad_scores.double().abs()
-    sizes = (g.sum(1, keepdim=True).expand(b, width), g @ entities.double().abs(), g.T @ query[1].double().abs())
-    for gradient, exact, size in zip((*found[1], found[2]), (*truth[1], truth[2]), sizes, strict=True):
-        assert float((gradient.double() - exact).norm() / size.norm()) < 1e-6
+    assert_l1_close(found, truth, query, entities, grad_scores)
 
 
 def test_a_weight_of_zero_is_no_special_case() -> None:

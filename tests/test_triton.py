@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.test_scoring import draw_inputs, expected, relative_error, run
+from tests.test_scoring import assert_l1_close, draw_inputs, expected, relative_error, run
 
 pytest.importorskip("triton")
 
@@ -18,11 +18,7 @@ def check(b: int, c: int, width: int, seed: int) -> None:
     query, entities, grad_scores = draw_inputs("l1", b, c, width, seed)
     found = run(TritonL1(), query, entities, grad_scores)
     truth = expected("l1", query, entities, grad_scores)
-    assert relative_error(found[0], truth[0]) < 2e-6
-    g = grad_scores.double().abs()
-    sizes = (g.sum(1, keepdim=True).expand(b, width), g @ entities.double().abs(), g.T @ query[1].double().abs())
-    for gradient, exact, size in zip((*found[1], found[2]), (*truth[1], truth[2]), sizes, strict=True):
-        assert float((gradient.double() - exact).norm() / size.norm()) < 1e-6
+    assert_l1_close(found, truth, query, entities, grad_scores)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (8, 32, 16), (9, 33, 17), (7, 31, 15), (3, 100, 40), (20, 5, 3)])
