@@ -27,7 +27,7 @@ from rich.console import Console
 from torch import nn
 
 from memplan.catalog import find_dataset
-from memplan.devices import usable_threads
+from memplan.machine import usable_threads
 from memplan.report import listing
 from memplan.units import format_bytes
 from memplan.workload import ModelName, Scoring, Workload, build_workload

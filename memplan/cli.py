@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 from pydantic import BaseModel
 from typer.core import TyperGroup
 
-from memplan.catalog import DATASETS, GPUS
-from memplan.devices import resolve, usable_threads
+from memplan.catalog import DATASETS
+from memplan.devices import resolve
 from memplan.errors import DoesNotFitError, MemplanError
+from memplan.gpus import GPUS
+from memplan.machine import usable_threads
 from memplan.options import AsJson, GraphOptions, JobOptions, gather, numbers, with_options
-from memplan.scorings import available, preferred, require
-from memplan.workload import SCORE_OF_MODEL, build_workload
+from memplan.scorings import available, obstacle, preferred, require
+from memplan.workload import TRAITS, DeviceType, Score, build_workload
 
 
 class _Group(TyperGroup):
@@ -62,7 +64,7 @@ def estimate(
 
     job, target = gather(given), resolve(given.device, given.budget)
     # What is left out takes its plain value: the whole batch, all entities, the scoring that needs least.
-    scoring = preferred(SCORE_OF_MODEL[job.settings["model"]], target.device)
+    scoring = preferred(job.settings.get("score") or TRAITS[job.settings["model"]].scores[0], target.device)
     settings = {"scoring": scoring, **job.settings, "device": target.device, "threads": usable_threads()}
     if job.graph.n_queries is not None:
         batch = settings.get("micro_batch_size") or settings["batch_size"]
@@ -222,7 +224,7 @@ def datasets(
 @app.command()
 def devices(as_json: AsJson = False) -> None:
     """List what is here to train on, and the GPUs that can be planned for by name."""
-    from memplan.devices import free_ram_bytes, present_gpus
+    from memplan.machine import free_ram_bytes, present_gpus
     from memplan.report import listing, make_console
     from memplan.units import format_bytes
 
@@ -263,39 +265,34 @@ def devices(as_json: AsJson = False) -> None:
 @app.command()
 def models(as_json: AsJson = False) -> None:
     """List the models, their scores and where each scoring runs."""
-    from memplan.programs.step import MODELS
+    from memplan.programs.step import program_of
     from memplan.report import listing, make_console
 
     rows: list[dict[str, Any]] = [
         {
             "name": name,
-            "score": score,
-            "row_floats": "2d" if name == "TNTComplEx" else "d",
-            "tables": list(MODELS[name].tables(_toy(name))),
-            "scorings": {"cpu": available(score, "cpu"), "cuda": available(score, "cuda")},
+            "scores": list(traits.scores),
+            "row_floats": "2d" if traits.is_complex else "d",
+            "tables": list(program_of(_toy(name)).tables(_toy(name))),
+            "scorings": {
+                device: {score: available(score, device) for score in traits.scores} for device in get_args(DeviceType)
+            },
         }
-        for name, score in SCORE_OF_MODEL.items()
+        for name, traits in TRAITS.items()
     ]
     if as_json:
         _print_json({"models": rows})
         return
-    columns = ("model", "score", "row", "tables", "on cpu", "on cuda")
+    columns = ("model", "scores", "row", "tables")
     make_console().print(
         listing(
             columns,
-            (
-                (
-                    row["name"],
-                    row["score"],
-                    row["row_floats"],
-                    ", ".join(row["tables"]),
-                    ", ".join(row["scorings"]["cpu"]),
-                    ", ".join(row["scorings"]["cuda"]),
-                )
-                for row in rows
-            ),
+            ((row["name"], ", ".join(row["scores"]), row["row_floats"], ", ".join(row["tables"])) for row in rows),
         )
     )
+    for device in get_args(DeviceType):
+        missing = {why for score in get_args(Score) if (why := obstacle(score, "fused", device)) is not None}
+        make_console().print(f"{device}: materialized, chunked and fused" + "".join(f"; {why}" for why in missing))
 
 
 def _toy(model: str) -> Any:

@@ -1,20 +1,17 @@
 """The cost model: operations, bytes moved and launches, turned into seconds with a device's rates.
 
-It orders plans; it promises nothing. The two constants for the fused L1 kernel and the bytes of the plain one follow
-from timings on a CPU (benchmarks/), where the fused kernel needs as long as 3 (forward) and 5 (backward) of a matrix
-product's operations would, and plain PyTorch is bound by its memory traffic.
+It orders plans; it promises nothing. Plain PyTorch is bound by its memory traffic; the bytes it moves follow from
+timings on a CPU (benchmarks/).
 """
 
 from __future__ import annotations
 
-from memplan.devices import Rates
+from memplan.rates import Rates
 from memplan.workload import Workload
 
-FUSED_L1_FORWARD = 3
-FUSED_L1_BACKWARD = 5
 # Bytes that plain PyTorch moves for each of the b · c · d terms: 7 reads or writes of a float32 forward, 12 backward.
-PLAIN_L1_FORWARD_BYTES = 28
-PLAIN_L1_BACKWARD_BYTES = 48
+PLAIN_FORWARD_BYTES = 28
+PLAIN_BACKWARD_BYTES = 48
 SOFTMAX_BYTES = 24
 """Reads and writes of a score: largest, exponential, sum, probability."""
 LAUNCHES_PER_CHUNK = 20
@@ -66,12 +63,13 @@ def _score_seconds(workload: Workload, rates: Rates) -> tuple[float, float]:
     width = workload.width
     if workload.score == "dot":
         return 2 * width / rates.flops_per_second, 4 * width / rates.flops_per_second
+    if workload.scoring == "fused" and workload.score == "l2":  # two products forward, four backward
+        return 4 * width / rates.flops_per_second, 8 * width / rates.flops_per_second
     if workload.scoring == "fused":
-        return (
-            FUSED_L1_FORWARD * width / rates.flops_per_second,
-            FUSED_L1_BACKWARD * width / rates.flops_per_second,
-        )
+        return width / rates.l1_terms_per_second, width / rates.l1_gradient_terms_per_second
+    # Half precision halves what the large tensors move; PyTorch's CPU sum converts them back first and gains nothing.
+    share = 0.5 if workload.precision != "fp32" and workload.device == "cuda" else 1.0
     return (
-        PLAIN_L1_FORWARD_BYTES * width / rates.bytes_per_second,
-        PLAIN_L1_BACKWARD_BYTES * width / rates.bytes_per_second,
+        share * PLAIN_FORWARD_BYTES * width / rates.bytes_per_second,
+        share * PLAIN_BACKWARD_BYTES * width / rates.bytes_per_second,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from memplan.alloc_conf import AllocatorSettings
 from memplan.allocator import replay
 from memplan.ledger import Ledger
 from memplan.plan import Estimate, Peak, PhasePeak, TensorAtPeak
@@ -21,8 +22,8 @@ def estimate(workload: Workload, *, outside_bytes: int = 0, budget_bytes: int | 
         peak=peak,
         phases=[PhasePeak(name=name, peak_bytes=n_bytes) for name, n_bytes in ledger.phase_peaks.items()],
         tensors_at_peak=[
-            TensorAtPeak(name=tensor.name, shape=tensor.shape, dtype=tensor.dtype, bytes=tensor.n_bytes)
-            for tensor in ledger.alive_at_peak()
+            TensorAtPeak(name=t.name, shape=t.shape, dtype=t.dtype, bytes=t.n_bytes, kind=t.kind, phase=t.phase)
+            for t in ledger.alive_at_peak()
         ],
         budget_bytes=budget_bytes,
         fits=None if budget_bytes is None else peak.device_bytes <= budget_bytes,
@@ -40,7 +41,7 @@ def peak_of(ledger: Ledger, workload: Workload, outside_bytes: int) -> Peak:
         return Peak(
             requested_bytes=requested, allocated_bytes=requested, reserved_bytes=requested, device_bytes=requested
         )
-    allocator = replay(ledger.events)
+    allocator = replay(ledger.events, AllocatorSettings.parse(workload.alloc_conf))
     return Peak(
         requested_bytes=requested,
         allocated_bytes=allocator.peak_allocated_bytes,

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memplan.catalog import find_recipe
-from memplan.devices import Target, free_ram_bytes, resolve, usable_threads
+from memplan.devices import Target, resolve
 from memplan.errors import DoesNotFitError, MemplanError, UsageError
 from memplan.estimator import estimate
+from memplan.machine import free_ram_bytes, usable_threads
 from memplan.options import JobOptions, gather, of_loaded
 from memplan.plan import Plan
 from memplan.planner import plan as search

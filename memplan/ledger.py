@@ -6,15 +6,27 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from memplan.workload import DeviceType
 
-DType = Literal["float32", "float64", "int32", "int64", "bool", "uint8"]
-ITEM_BYTES: dict[DType, int] = {"float32": 4, "float64": 8, "int32": 4, "int64": 8, "bool": 1, "uint8": 1}
+DType = Literal["float32", "float64", "bfloat16", "float16", "int32", "int64", "bool", "uint8"]
+ITEM_BYTES: dict[DType, int] = {
+    "float32": 4,
+    "float64": 8,
+    "bfloat16": 2,
+    "float16": 2,
+    "int32": 4,
+    "int64": 8,
+    "bool": 1,
+    "uint8": 1,
+}
+Kind = Literal["parameters", "optimizer", "gradients", "data", "scores", "temporaries"]
+KINDS: tuple[Kind, ...] = ("parameters", "optimizer", "gradients", "data", "scores", "temporaries")
+"""What a tensor is for: what lives as long as the run first, what a step makes and drops last."""
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(eq=False, slots=True)
 class Allocation:
     """A tensor of the run. Two allocations are the same only if they are the same object."""
 
@@ -22,20 +34,22 @@ class Allocation:
     shape: tuple[int, ...]
     dtype: DType
     n_bytes: int
+    kind: Kind
+    phase: str
+    """The phase in which it is born."""
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """An allocation's birth or death."""
+class Event(NamedTuple):
+    """An allocation's birth or death; without an allocation, the return of cached segments to the driver."""
 
-    allocation: Allocation
-    is_birth: bool
+    allocation: Allocation | None
+    is_birth: bool = False
 
 
 class Ledger:
     """A run told as a sequence of allocations and frees, in the order in which they happen.
 
-    Bytes are requested bytes: shape times item size, before any allocator's rounding. Empty tensors are left out.
+    Bytes are requested bytes: shape times item size, before any allocator's rounding.
     """
 
     def __init__(self, device: DeviceType = "cpu") -> None:
@@ -46,23 +60,28 @@ class Ledger:
         self.peak_bytes = 0
         self._live_bytes = 0
         self._peak_at = 0
-        self._phases: list[str] = []
+        self._phase = ""
 
-    def new(self, name: str, *shape: int, dtype: DType = "float32") -> Allocation:
+    def new(self, name: str, *shape: int, dtype: DType = "float32", kind: Kind = "temporaries") -> Allocation:
         """Record the birth of a tensor."""
-        allocation = Allocation(name, shape, dtype, math.prod(shape) * ITEM_BYTES[dtype])
+        allocation = Allocation(name, shape, dtype, math.prod(shape) * ITEM_BYTES[dtype], kind, self._phase)
         self._live_bytes += allocation.n_bytes
         self.events.append(Event(allocation, is_birth=True))
-        self._touch_phases()
-        if self._live_bytes > self.peak_bytes:
-            self.peak_bytes, self._peak_at = self._live_bytes, len(self.events)
+        if self._live_bytes > self.phase_peaks.get(self._phase, -1):
+            self.phase_peaks[self._phase] = self._live_bytes
+            if self._live_bytes > self.peak_bytes:
+                self.peak_bytes, self._peak_at = self._live_bytes, len(self.events)
         return allocation
 
     def free(self, *allocations: Allocation) -> None:
         """Record the death of tensors."""
         for allocation in allocations:
             self._live_bytes -= allocation.n_bytes
-            self.events.append(Event(allocation, is_birth=False))
+            self.events.append(Event(allocation))
+
+    def release_cache(self) -> None:
+        """Record that the caching allocator returns its unused segments to the driver (CUDA; nothing on the CPU)."""
+        self.events.append(Event(None))
 
     @contextmanager
     def temporary(self, name: str, *shape: int, dtype: DType = "float32") -> Iterator[Allocation]:
@@ -73,28 +92,34 @@ class Ledger:
         finally:
             self.free(allocation)
 
-    def passing(self, name: str, *shape: int, dtype: DType = "float32") -> None:
+    def passing(self, name: str, *shape: int, dtype: DType = "float32", kind: Kind = "temporaries") -> None:
         """Record a tensor that is born and dies with nothing in between."""
-        self.free(self.new(name, *shape, dtype=dtype))
+        self.free(self.new(name, *shape, dtype=dtype, kind=kind))
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Attribute what happens inside to a phase."""
-        self._phases.append(name)
-        self._touch_phases()
+        outer, self._phase = self._phase, name
+        self.phase_peaks[name] = max(self.phase_peaks.get(name, 0), self._live_bytes)
         yield
-        self._phases.pop()
+        self._phase = outer
+
+    def copy(self) -> Ledger:
+        """Return a ledger that goes on from here by itself."""
+        other = Ledger(self.device)
+        other.events = self.events.copy()
+        other.phase_peaks = self.phase_peaks.copy()
+        other.peak_bytes, other._live_bytes, other._peak_at = self.peak_bytes, self._live_bytes, self._peak_at
+        return other
 
     def alive_at_peak(self) -> list[Allocation]:
         """Return the tensors alive when the peak was reached, largest first, equals in order of birth."""
         alive: dict[Allocation, None] = {}
-        for event in self.events[: self._peak_at]:
-            if event.is_birth:
-                alive[event.allocation] = None
+        for allocation, is_birth in self.events[: self._peak_at]:
+            if allocation is None:
+                continue
+            if is_birth:
+                alive[allocation] = None
             else:
-                del alive[event.allocation]
+                del alive[allocation]
         return sorted((a for a in alive if a.n_bytes), key=lambda allocation: -allocation.n_bytes)
-
-    def _touch_phases(self) -> None:
-        for phase in self._phases:
-            self.phase_peaks[phase] = max(self.phase_peaks.get(phase, 0), self._live_bytes)

@@ -13,7 +13,7 @@ import typer
 
 from memplan.catalog import DEMO, find_dataset, find_recipe, is_folder
 from memplan.errors import UsageError, unknown_name
-from memplan.workload import SCORE_OF_MODEL, ModelName, Shape, Workload, validated
+from memplan.workload import TRAITS, ModelName, Shape, Workload, validated
 
 if TYPE_CHECKING:
     from tkbc.data import Dataset as LoadedGraph
@@ -37,7 +37,7 @@ class JobOptions:
     ] = None
     model: Annotated[
         str | None,
-        typer.Option(help=f"{' or '.join(SCORE_OF_MODEL)}; {DEFAULT_MODEL} if left out.", rich_help_panel=_WHAT),
+        typer.Option(help=f"{' or '.join(TRAITS)}; {DEFAULT_MODEL} if left out.", rich_help_panel=_WHAT),
     ] = None
     rank: Annotated[
         int | None, typer.Option(help="d; the ComplEx family's rows hold 2d floats.", rich_help_panel=_WHAT)
@@ -45,8 +45,11 @@ class JobOptions:
     batch_size: Annotated[int | None, typer.Option(help="B, examples per optimizer step.", rich_help_panel=_WHAT)] = (
         None
     )
-    score: Annotated[str | None, typer.Option(help="l1 or dot: the model's own.", rich_help_panel=_WHAT)] = None
-    optimizer: Annotated[str | None, typer.Option(help="adagrad or adam.", rich_help_panel=_WHAT)] = None
+    score: Annotated[
+        str | None,
+        typer.Option(help="l1, l2 or dot: PairRE models take each, ComplEx ones dot.", rich_help_panel=_WHAT),
+    ] = None
+    optimizer: Annotated[str | None, typer.Option(help="adagrad, adam or sgd.", rich_help_panel=_WHAT)] = None
     emb_reg: Annotated[float | None, typer.Option(help="Weight of the N3 regularizer.", rich_help_panel=_WHAT)] = None
     time_reg: Annotated[
         float | None, typer.Option(help="Weight of the smoothness of consecutive timestamps.", rich_help_panel=_WHAT)
@@ -68,7 +71,9 @@ class JobOptions:
     micro_batch_size: Annotated[int | None, typer.Option(help="b, examples at once.", rich_help_panel=_HOW)] = None
     chunk_size: Annotated[int | None, typer.Option(help="C, entities scored at once.", rich_help_panel=_HOW)] = None
     scoring: Annotated[str | None, typer.Option(help="materialized, chunked or fused.", rich_help_panel=_HOW)] = None
-    precision: Annotated[str | None, typer.Option(help="fp32.", rich_help_panel=_HOW)] = None
+    precision: Annotated[
+        str | None, typer.Option(help="fp32, bf16 or fp16: of the score's inputs.", rich_help_panel=_HOW)
+    ] = None
     eval_batch_size: Annotated[int | None, typer.Option(help="Queries ranked at once.", rich_help_panel=_HOW)] = None
     eval_chunk_size: Annotated[
         int | None, typer.Option(help="Entities scored at once when ranking.", rich_help_panel=_HOW)
@@ -171,10 +176,10 @@ def find_model(name: str) -> ModelName:
     Raises:
         UsageError: there is none; the message lists the nearest names.
     """
-    for known in SCORE_OF_MODEL:
+    for known in TRAITS:
         if known.lower() == name.lower():
             return known
-    raise unknown_name("model", name, SCORE_OF_MODEL)
+    raise unknown_name("model", name, TRAITS)
 
 
 def gather(given: JobOptions, graph: Graph | None = None) -> Job:

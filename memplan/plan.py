@@ -67,6 +67,10 @@ class TensorAtPeak(BaseModel):
     shape: tuple[int, ...]
     dtype: str
     bytes: ByteCount
+    kind: str
+    """What it is for: parameters, optimizer, gradients, data, scores or temporaries."""
+    phase: str
+    """The phase in which it is allocated."""
 
 
 class Estimate(BaseModel):
@@ -114,6 +118,8 @@ class Plan(BaseModel):
     phases: list[PhasePeak]
     budget_bytes: ByteCount
     budget_source: str
+    smallest_budget_bytes: ByteCount
+    """What the smallest layout would take: less will not do at this batch, rank and score."""
     fits: bool
     seconds_per_epoch: float
     """By the cost model: for comparing plans, not a promise."""

@@ -124,13 +124,24 @@ def verification_report(found: list[tuple[Workload, MemoryCheck]]) -> Renderable
     table = _table("workload", ("predicted B", ">"), ("measured B", ">"), ("error", ">"))
     for workload, check in found[:SHOWN_TENSORS]:
         table.add_row(
-            f"{workload.model} {workload.scoring} {workload.optimizer} N={workload.n_entities} d={workload.rank} "
-            f"B={workload.batch_size} b={workload.micro_batch_size} C={workload.chunk_size}",
+            _short(workload),
             format_count(check.peak.predicted.requested_bytes),
             format_count(check.peak.measured.requested_bytes),
             "exact" if check.peak.relative_error == 0 else f"{check.peak.relative_error:+.4%}",
         )
     return Group(table, Text(f"{exact} of {len(found)} workloads exact to the byte in every phase; worst first above"))
+
+
+def _short(workload: Workload) -> str:
+    how = f"{workload.model} {workload.score} {workload.scoring} {workload.precision} {workload.optimizer}"
+    sizes = {
+        "N": workload.n_entities,
+        "d": workload.rank,
+        "B": workload.batch_size,
+        "b": workload.micro_batch_size,
+        "C": workload.chunk_size,
+    }
+    return " ".join([how, *(f"{name}={size}" for name, size in sizes.items())])
 
 
 def listing(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> RenderableType:

@@ -51,6 +51,11 @@ def format_bytes(n_bytes: int) -> str:
     return f"{sign}{scaled:,.{decimals}f} {unit}"
 
 
+def format_mib_up(n_bytes: int) -> str:
+    """Return the bytes in whole MiB, rounded up, as ``--budget`` takes them: enough, and less than a MiB too much."""
+    return f"{-(-n_bytes // 2**20)}MiB"
+
+
 def format_count(n: float) -> str:
     """Return a count with thousands separators: ``1,000,000``."""
     return f"{n:,.0f}"

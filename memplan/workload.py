@@ -2,28 +2,59 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from memplan.alloc_conf import AllocatorSettings
 from memplan.errors import UsageError
 from memplan.units import format_count
 
 M = TypeVar("M", bound=BaseModel)
 
-ModelName = Literal["TNTComplEx", "TNTPairRE"]
-Score = Literal["dot", "l1"]
+ModelName = Literal["ComplEx", "TComplEx", "TNTComplEx", "PairRE", "TPairRE", "TNTPairRE"]
+Score = Literal["dot", "l1", "l2"]
 Scoring = Literal["materialized", "chunked", "fused"]
-OptimizerName = Literal["adagrad", "adam"]
-Precision = Literal["fp32"]
+OptimizerName = Literal["adagrad", "adam", "sgd"]
+Precision = Literal["fp32", "bf16", "fp16"]
 DeviceType = Literal["cpu", "cuda"]
 
-SCORE_OF_MODEL: dict[ModelName, Score] = {"TNTComplEx": "dot", "TNTPairRE": "l1"}
+
+class ModelTraits(NamedTuple):
+    """What decides a model's tables and scores."""
+
+    is_complex: bool
+    """The ComplEx family: rows of 2d floats, the dot score. Else the PairRE family: rows of d floats, any score."""
+    is_static: bool
+    """Relations have a part that does not change with time."""
+    is_temporal: bool
+    """Relations have a part that is multiplied by the timestamp's row."""
+
+    @property
+    def scores(self) -> tuple[Score, ...]:
+        """The scores that the model can be trained with, its own first."""
+        return ("dot",) if self.is_complex else ("l1", "l2", "dot")
+
+
+TRAITS: dict[ModelName, ModelTraits] = {
+    "ComplEx": ModelTraits(is_complex=True, is_static=True, is_temporal=False),
+    "TComplEx": ModelTraits(is_complex=True, is_static=False, is_temporal=True),
+    "TNTComplEx": ModelTraits(is_complex=True, is_static=True, is_temporal=True),
+    "PairRE": ModelTraits(is_complex=False, is_static=True, is_temporal=False),
+    "TPairRE": ModelTraits(is_complex=False, is_static=False, is_temporal=True),
+    "TNTPairRE": ModelTraits(is_complex=False, is_static=True, is_temporal=True),
+}
 SCORINGS: tuple[Scoring, ...] = ("materialized", "chunked", "fused")
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
 
 # Ids are stored as int32, so that is the bound of every count that becomes an id.
 MAX_ID_COUNT = 2**31 - 1
 MAX_THREADS = 4096
+MAX_RANK = 2**20
+MAX_KERNEL_ELEMENTS = 2**31 - 1
+"""Elements of a score buffer that kernels with 32-bit offsets can address."""
+DEFAULT_WORKSPACE_BYTES = 8_519_680
+"""PyTorch's default cuBLAS workspace before Hopper: 4096 × 2 KiB + 16 × 8 KiB (aten/src/ATen/cuda/CublasHandlePool)."""
 IdCount = Annotated[int, Field(ge=1, le=MAX_ID_COUNT)]
 
 
@@ -48,7 +79,7 @@ class Workload(Shape):
 
     dataset: str | None = None
     model: ModelName
-    rank: Annotated[int, Field(ge=1, le=2**20)] = 100
+    rank: Annotated[int, Field(ge=1, le=MAX_RANK)] = 100
     score: Score
     scoring: Scoring = "fused"
     optimizer: OptimizerName = "adagrad"
@@ -72,11 +103,18 @@ class Workload(Shape):
     device: DeviceType = "cpu"
     threads: Annotated[int, Field(ge=1, le=MAX_THREADS)] = 1
     """CPU threads of the fused L1 kernel; each owns scratch tensors."""
+    workspace_bytes: Annotated[int, Field(ge=0, le=2**40)] = DEFAULT_WORKSPACE_BYTES
+    """What cuBLAS takes inside the caching allocator at the first matrix product on CUDA."""
+    alloc_conf: str = ""
+    """PyTorch's CUDA allocator options, as in PYTORCH_CUDA_ALLOC_CONF."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.score != SCORE_OF_MODEL[self.model]:
-            raise ValueError(f"score: {self.model} is scored with {SCORE_OF_MODEL[self.model]}, not {self.score}")
+        traits = TRAITS[self.model]
+        if self.score not in traits.scores:
+            raise ValueError(f"score: {self.model} is scored with {' or '.join(traits.scores)}, not {self.score}")
+        if self.time_reg > 0 and not traits.is_temporal:
+            raise ValueError(f"time_reg: {self.time_reg:g}: {self.model} has no timestamps to regularize; leave it out")
         if self.batch_size > self.n_examples:
             raise ValueError(
                 f"batch_size: {format_count(self.batch_size)} is larger than the data, which has "
@@ -96,14 +134,27 @@ class Workload(Shape):
                 "chunk_size: scoring 'materialized' scores all entities at once; leave the chunk size out, or use "
                 "scoring 'chunked' or 'fused'"
             )
-        if self.unit_norm and self.model != "TNTPairRE":
+        if self.unit_norm and traits.is_complex:
             raise ValueError(f"unit_norm: only the PairRE family projects its entities to unit norm, not {self.model}")
+        for queries, chunk in (("micro_batch_size", "chunk_size"), ("eval_batch_size", "eval_chunk_size")):
+            b, c = getattr(self, queries), getattr(self, chunk)
+            if b * c > MAX_KERNEL_ELEMENTS:
+                raise ValueError(
+                    f"{queries} × {chunk}: {format_count(b)} × {format_count(c)} scores are more than the "
+                    f"{format_count(MAX_KERNEL_ELEMENTS)} that a kernel can address; lower either"
+                )
+        AllocatorSettings.parse(self.alloc_conf)
         return self
 
     @property
     def width(self) -> int:
         """Floats in one embedding row."""
-        return 2 * self.rank if self.model == "TNTComplEx" else self.rank
+        return 2 * self.rank if self.traits.is_complex else self.rank
+
+    @property
+    def traits(self) -> ModelTraits:
+        """What kind of model it is."""
+        return TRAITS[self.model]
 
     @property
     def n_examples(self) -> int:
@@ -133,14 +184,21 @@ def build_workload(shape: Shape, **settings: Any) -> Workload:
         UsageError: a value is out of range; the message is one line that names the field, the value and the limit.
     """
     values: dict[str, Any] = {**shape.model_dump(), **{k: v for k, v in settings.items() if v is not None}}
-    model = values.get("model")
-    values.setdefault("score", SCORE_OF_MODEL.get(model, "dot"))  # type: ignore[arg-type]
+    if values.get("model") in TRAITS:
+        values.setdefault("score", TRAITS[values["model"]].scores[0])
     values.setdefault("batch_size", min(1000, 2 * shape.n_facts))
     values.setdefault("micro_batch_size", values["batch_size"])
-    values.setdefault("chunk_size", shape.n_entities)
+    values.setdefault("chunk_size", _all_that_can_be_addressed(shape.n_entities, values["micro_batch_size"]))
     values.setdefault("eval_batch_size", values["micro_batch_size"])
-    values.setdefault("eval_chunk_size", values["chunk_size"])
+    values.setdefault("eval_chunk_size", _all_that_can_be_addressed(values["chunk_size"], values["eval_batch_size"]))
     return validated(Workload, values)
+
+
+def _all_that_can_be_addressed(n_entities: Any, n_queries: Any) -> Any:
+    """Return the entities that a kernel can score at once; what is no number is left to the validation."""
+    if isinstance(n_entities, int) and isinstance(n_queries, int) and n_queries > 0:
+        return max(1, min(n_entities, MAX_KERNEL_ELEMENTS // n_queries))
+    return n_entities
 
 
 def validated(kind: type[M], values: dict[str, Any]) -> M:

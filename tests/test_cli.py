@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from memplan.cli import app
 from memplan.plan import Plan
+from memplan.workload import TRAITS
 from tests.conftest import random_graph, write_folder
 from tests.test_data import SHAPE
 
@@ -59,7 +60,7 @@ def test_estimate_as_json_keeps_its_contract() -> None:
     assert found["workload"]["dataset"] == "ICEWS14"
     assert set(found["peak"]) == {"requested_bytes", "allocated_bytes", "reserved_bytes", "device_bytes"}
     assert found["phases"][0].keys() == {"name", "peak_bytes"}
-    assert found["tensors_at_peak"][0].keys() == {"name", "shape", "dtype", "bytes"}
+    assert found["tensors_at_peak"][0].keys() == {"name", "shape", "dtype", "bytes", "kind", "phase"}
     assert found["tensors_at_peak"][0]["shape"] == [1000, 7128, 100]
     assert found["tensors_at_peak"][0]["bytes"] == 2_851_200_000
     assert found["peak"]["requested_bytes"] == sum(tensor["bytes"] for tensor in found["tensors_at_peak"])
@@ -111,7 +112,7 @@ def test_listings(tmp_path: Path) -> None:
     assert {"demo", "ICEWS14", "ICEWS05-15", "YAGO15K"} == {row["name"] for row in datasets}
     assert all(row["folder"] is None for row in datasets)
     assert read_json("devices")["cpu"]["free_bytes"] > 0
-    assert [row["name"] for row in read_json("models")["models"]] == ["TNTComplEx", "TNTPairRE"]
+    assert [row["name"] for row in read_json("models")["models"]] == list(TRAITS)
     for command in ("datasets", "devices", "models"):
         result = invoke(command)
         assert result.exit_code == 0

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from memplan import devices
+from memplan import machine
 from memplan.catalog import find_dataset
-from memplan.devices import CUDA_CONTEXT_BYTES, PresentGpu, cgroup_rooms, resolve, usable_threads
+from memplan.devices import CUDA_CONTEXT_BYTES, resolve
 from memplan.errors import MemplanError, UsageError
+from memplan.machine import PresentGpu, cgroup_rooms, usable_threads
 from memplan.planner import plan
 from memplan.scorings import available
 from tkbc.scoring import make_score
@@ -16,7 +17,7 @@ GIB = 2**30
 
 
 def test_a_present_gpu_s_free_memory_is_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "present_gpus", lambda: [PresentGpu("Tesla T4", 15 * GIB, 6 * GIB)])
+    monkeypatch.setattr(machine, "present_gpus", lambda: [PresentGpu("Tesla T4", 15 * GIB, 6 * GIB)])
     target = resolve(None, None)
     assert (target.device, target.name, target.outside_bytes) == ("cuda", "Tesla T4", CUDA_CONTEXT_BYTES)
     assert 5.8 * GIB < target.budget_bytes < 6 * GIB, "free memory counts, not the total"
@@ -25,7 +26,7 @@ def test_a_present_gpu_s_free_memory_is_the_budget(monkeypatch: pytest.MonkeyPat
 
 
 def test_without_a_gpu_cuda_is_refused_and_the_default_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "present_gpus", list)
+    monkeypatch.setattr(machine, "present_gpus", list)
     assert resolve(None, None).device == "cpu"
     with pytest.raises(MemplanError, match="no NVIDIA GPU or driver"):
         resolve("cuda", None)

@@ -28,7 +28,7 @@ def naive_ranks(model: Model, graph: Dataset) -> np.ndarray:
     for h, r, t, time in with_reciprocals(graph.test, SHAPE.n_relations):
         ids = (torch.tensor([int(i)], dtype=torch.int32) for i in (h, r, t, time))
         with torch.no_grad():
-            scores = FORMULAS[model.score](model.encode(Batch(*ids)).query, model.entity)[0]
+            scores = FORMULAS[model.workload.score](model.encode(Batch(*ids)).query, model.entity)[0]
         others = {fact[2] for fact in everything if (fact[0], fact[1], fact[3]) == (h, r, time)} - {t}
         rivals = [e for e in range(SHAPE.n_entities) if e != t and e not in others]
         higher = sum(scores[e] > scores[t] for e in rivals)

@@ -8,39 +8,28 @@ import pytest
 
 from memplan.catalog import find_recipe
 from memplan.workload import ModelName, build_workload
-from tests.test_models import MODEL_NAMES
 from tkbc.data import Dataset, load_dataset
 from tkbc.evaluation import Metrics, evaluate
 from tkbc.trainer import Trainer
 
 
-def train_and_rank(graph: Dataset, model: ModelName, epochs: int, *, static: bool = False) -> Metrics:
-    """Train with the dataset's recipe and return the test metrics.
-
-    ``static`` hides the time: every training fact happens at the first timestamp, whose embedding then serves for all.
-    Queries and filter are the same either way.
-    """
+def train_and_rank(graph: Dataset, model: ModelName, epochs: int) -> Metrics:
+    """Train with the dataset's recipe and return the test metrics."""
     recipe = find_recipe(graph.name, model)
     workload = build_workload(graph.shape, model=model, threads=2, **recipe.settings)
-    facts = graph.train.copy()
-    if static:
-        facts[:, 3] = 0
-    trainer = Trainer(workload, facts, learning_rate=recipe.learning_rate)
+    trainer = Trainer(workload, graph.train, learning_rate=recipe.learning_rate)
     for epoch in range(epochs):
         trainer.run_epoch(trainer.shuffled(epoch))
-    if static:
-        trainer.model.time.data[:] = trainer.model.time.data[0].clone()
     return evaluate(trainer.model, trainer.score, graph.test, graph.filter_index, workload).both
 
 
-@pytest.mark.parametrize("model", MODEL_NAMES)
-def test_on_the_demo_graph_a_temporal_model_beats_a_static_one(model: ModelName) -> None:
+@pytest.mark.parametrize(("static", "temporal"), [("ComplEx", "TNTComplEx"), ("PairRE", "TNTPairRE")])
+def test_on_the_demo_graph_a_temporal_model_beats_a_static_one(static: ModelName, temporal: ModelName) -> None:
     graph = load_dataset("demo")
-    temporal = train_and_rank(graph, model, epochs=15)
-    static = train_and_rank(graph, model, epochs=15, static=True)
+    without_time, with_time = (train_and_rank(graph, model, epochs=15) for model in (static, temporal))
     chance = sum(1 / rank for rank in range(1, 501)) / 500
-    assert static.mrr > 3 * chance
-    assert temporal.mrr > 1.2 * static.mrr
+    assert without_time.mrr > 3 * chance
+    assert with_time.mrr > 1.2 * without_time.mrr
 
 
 def test_tntpaire_learns_icews14_in_five_epochs(real_data: Path) -> None:

@@ -8,11 +8,12 @@ from hypothesis import strategies as st
 
 from memplan.catalog import find_dataset
 from memplan.cost import seconds_per_epoch
-from memplan.devices import Rates, Target, resolve
+from memplan.devices import Target, resolve
 from memplan.errors import DoesNotFitError, MemplanError, UsageError
 from memplan.estimator import estimate
 from memplan.plan import Plan, to_json
 from memplan.planner import plan
+from memplan.rates import cpu_rates
 from memplan.units import parse_bytes
 from memplan.workload import Shape, build_workload
 
@@ -21,7 +22,7 @@ ICEWS14 = find_dataset("ICEWS14").shape
 
 
 def cpu(budget_bytes: int) -> Target:
-    return Target("cpu", "CPU", budget_bytes, "--budget", Rates(90e9, 8e9, 8e-6), 0)
+    return Target("cpu", "CPU", budget_bytes, "--budget", cpu_rates(2), 0)
 
 
 def smallest_named(error: DoesNotFitError) -> int:
@@ -126,7 +127,7 @@ def test_a_plan_survives_json_and_a_tampered_one_does_not(tmp_path: Any) -> None
 
 def test_the_cost_model_orders_what_is_plain() -> None:
     """Recomputing costs, small micro-batches cost, and the large tensor costs far more than the fused kernel."""
-    rates = Rates(90e9, 8e9, 8e-6)
+    rates = cpu_rates(2)
 
     def cost(**layout: Any) -> float:
         return seconds_per_epoch(build_workload(ICEWS14, model="TNTPairRE", **layout), rates)
@@ -165,13 +166,17 @@ def test_budgets_and_devices_that_are_none() -> None:
         ({"chunk_size": 8000}, "larger than the 7128 entities"),
         ({"scoring": "materialized", "chunk_size": 100}, "leave the chunk size out"),
         ({"scoring": "quick"}, "'materialized', 'chunked' or 'fused'"),
-        ({"score": "dot"}, "scored with l1"),
+        ({"score": "l3"}, "'dot', 'l1' or 'l2'"),
+        ({"model": "TNTComplEx", "score": "l1"}, "TNTComplEx is scored with dot, not l1"),
+        ({"model": "PairRE", "time_reg": 0.1}, "PairRE has no timestamps to regularize"),
+        ({"alloc_conf": "backend:native"}, "'backend' is not modelled"),
+        ({"alloc_conf": "max_split_size_mb:20"}, "whole number of MiB above 20"),
         ({"emb_reg": float("nan")}, "emb_reg"),
         ({"rank": 10**18}, "rank"),
     ],
 )
 def test_a_setting_out_of_range_is_one_line(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError) as caught:
-        plan(ICEWS14, cpu(200 * MIB), model="TNTPairRE", **settings)
+        plan(ICEWS14, cpu(200 * MIB), **{"model": "TNTPairRE", **settings})
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)

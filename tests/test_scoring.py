@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,13 +11,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from memplan.errors import UsageError
-from memplan.workload import SCORINGS, Score, Scoring
+from memplan.workload import SCORINGS, Precision, Score, Scoring
 from tkbc.scoring import PairwiseScore, make_score
 
 Results = tuple[Tensor, tuple[Tensor, ...], Tensor]
 """Scores, gradients of the query, gradient of the entities."""
 
-COMBINATIONS = [(score, scoring) for score in ("dot", "l1") for scoring in SCORINGS]
+COMBINATIONS = [(score, scoring) for score in get_args(Score) for scoring in SCORINGS]
 
 
 def reference(score: Score, query: tuple[Tensor, ...], entities: Tensor) -> Tensor:
@@ -24,12 +26,13 @@ def reference(score: Score, query: tuple[Tensor, ...], entities: Tensor) -> Tens
     if score == "dot":
         return torch.einsum("bk,nk->bn", query[0], entities)
     a, w = query
-    return -torch.stack([(a - w * e).abs().sum(1) for e in entities], dim=1)
+    power = 1 if score == "l1" else 2
+    return -torch.stack([(a - w * e).abs().pow(power).sum(1) for e in entities], dim=1)
 
 
 def draw_inputs(score: Score, b: int, c: int, width: int, seed: int) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    query = tuple(torch.randn(b, width, generator=generator) for _ in range(2 if score == "l1" else 1))
+    query = tuple(torch.randn(b, width, generator=generator) for _ in range(1 if score == "dot" else 2))
     entities = torch.randn(c, width, generator=generator)
     return query, entities, torch.randn(b, c, generator=generator)
 
@@ -121,6 +124,28 @@ def test_the_fused_l1_kernel_at_random_odd_shapes(b: int, c: int, width: int, th
     found = run(make_score("l1", "fused", "cpu", threads), query, entities, grad_scores)
     truth = expected("l1", query, entities, grad_scores)
     assert_l1_close(found, truth, query, entities, grad_scores)
+
+
+@pytest.mark.parametrize(("score", "scoring"), COMBINATIONS)
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_rounds_the_inputs_and_sums_in_float32(
+    score: Score, scoring: Scoring, precision: Precision
+) -> None:
+    """Fused scores are exact for the rounded inputs; plain PyTorch rounds every term as well, never the sum."""
+    query, entities, grad_scores = draw_inputs(score, 13, 300, 21, seed=5)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float16
+    rounded_query = tuple(t.to(dtype).float() for t in query)
+    implementation = make_score(score, scoring, "cpu", 2, precision)
+    scores, grad_query, grad_entities = run(implementation, query, entities, grad_scores)
+    truth = expected(score, rounded_query, entities.to(dtype).float(), grad_scores)
+    assert scores.dtype == grad_entities.dtype == torch.float32
+    term = torch.finfo(dtype).eps
+    plain = scoring != "fused"
+    assert relative_error(scores, truth[0]) < (term if plain and score != "dot" else 2e-6)
+    if score == "l1":
+        return  # rounded inputs tie, and at a tie any subgradient is right: see the Triton kernels' test
+    for found, exact in zip((*grad_query, grad_entities), (*truth[1], truth[2]), strict=True):
+        assert relative_error(found, exact) < (4 * term if plain else 2e-6)
 
 
 def test_a_weight_of_zero_is_no_special_case() -> None:

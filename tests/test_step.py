@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memplan.workload import SCORINGS, ModelName, Scoring, Shape, Workload, build_workload
-from tests.test_models import MODEL_NAMES
+from memplan.workload import SCORINGS, TRAITS, ModelName, Score, Scoring, Shape, Workload, build_workload
+from tests.test_models import SCORED
 from tkbc.loss import softmax_cross_entropy
 from tkbc.models import Batch
 from tkbc.models.base import gradient
@@ -21,7 +21,9 @@ SHAPE = Shape(n_entities=37, n_relations=3, n_timestamps=6, n_facts=30)
 
 
 def make_workload(model: ModelName, **settings: Any) -> Workload:
-    base: dict[str, Any] = {"rank": 7, "emb_reg": 0.02, "time_reg": 0.05, "unit_norm": model == "TNTPairRE"}
+    traits = TRAITS[model]
+    base: dict[str, Any] = {"rank": 7, "emb_reg": 0.02, "unit_norm": not traits.is_complex}
+    base["time_reg"] = 0.05 if traits.is_temporal else 0
     return build_workload(SHAPE, model=model, **{**base, **settings})
 
 
@@ -54,8 +56,8 @@ def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) ->
         assert (difference > 1e-4).float().mean() < 0.01, name
 
 
-@pytest.mark.parametrize("model", MODEL_NAMES)
-@pytest.mark.parametrize("optimizer", ["adagrad", "adam"])
+@pytest.mark.parametrize("model", ["TNTComplEx", "TNTPairRE"])
+@pytest.mark.parametrize("optimizer", ["adagrad", "adam", "sgd"])
 @pytest.mark.parametrize("scoring", SCORINGS)
 @pytest.mark.parametrize("micro_batch", [1, 7, 24])
 def test_micro_batches_and_scoring_change_nothing(
@@ -72,12 +74,13 @@ def test_micro_batches_and_scoring_change_nothing(
 @settings(max_examples=25)
 @given(data=st.data())
 def test_any_batch_micro_batch_and_chunk_give_the_full_batch_step(data: st.DataObject) -> None:
-    model = data.draw(st.sampled_from(MODEL_NAMES))
+    model, score = data.draw(st.sampled_from(SCORED))
     batch = data.draw(st.integers(1, 60))
-    full = parameters_after(make_workload(model, batch_size=batch), n_steps=1)
+    full = parameters_after(make_workload(model, score=score, batch_size=batch), n_steps=1)
     part = parameters_after(
         make_workload(
             model,
+            score=score,
             batch_size=batch,
             micro_batch_size=data.draw(st.integers(1, batch)),
             chunk_size=data.draw(st.integers(1, SHAPE.n_entities)),
@@ -88,11 +91,13 @@ def test_any_batch_micro_batch_and_chunk_give_the_full_batch_step(data: st.DataO
     assert_same(full, part)
 
 
-@pytest.mark.parametrize("model", MODEL_NAMES)
+@pytest.mark.parametrize(("model", "score"), SCORED)
 @pytest.mark.parametrize(("scoring", "chunk"), [("materialized", 37), ("chunked", 10), ("fused", 10), ("fused", 37)])
-def test_the_step_s_gradient_by_float64_finite_differences(model: ModelName, scoring: Scoring, chunk: int) -> None:
+def test_the_step_s_gradient_by_float64_finite_differences(
+    model: ModelName, score: Score, scoring: Scoring, chunk: int
+) -> None:
     """Loss, N3 and smoothness together, through the code that trains, in float64, along random directions."""
-    workload = make_workload(model, batch_size=20, chunk_size=chunk, scoring=scoring, unit_norm=False)
+    workload = make_workload(model, score=score, batch_size=20, chunk_size=chunk, scoring=scoring, unit_norm=False)
     trainer = make_trainer(workload, double=True)
     batch = Batch(*trainer.examples[:, :20].contiguous())
     parameters = list(trainer.model.parameters())
@@ -115,7 +120,9 @@ def test_the_step_s_gradient_by_float64_finite_differences(model: ModelName, sco
         loss = (loss + trainer.model.regularize(batch, workload.emb_reg)) / 20
         for parameter in parameters:
             gradient(parameter).div_(20)
-        return float(loss + trainer.model.regularize_time(workload.time_reg, no_time_emb=False))
+        if workload.time_reg > 0:
+            loss += trainer.model.regularize_time(workload.time_reg, no_time_emb=False)
+        return float(loss)
 
     objective()
     gradients = [gradient(parameter).clone() for parameter in parameters]

@@ -17,10 +17,11 @@ import torch
 from safetensors.torch import load_file
 
 from memplan.catalog import find_dataset
-from memplan.devices import Rates, Target
+from memplan.devices import Target
 from memplan.errors import MemplanError
 from memplan.plan import MemoryCheck, Plan
 from memplan.planner import plan
+from memplan.rates import cpu_rates
 from memplan.workload import Shape, Workload
 from tests.conftest import REAL_DATA, random_facts, random_graph, write_folder
 from tests.test_cli import invoke
@@ -37,7 +38,7 @@ GUIDE = REAL_DATA.parent / "guide" / "TNTPairRE_memory_optimization_guide.vi.md"
 
 
 def make_plan(graph: Dataset, **settings: Any) -> Plan:
-    target = Target("cpu", "CPU", 2**30, "test", Rates(9e10, 8e9, 8e-6), 0)
+    target = Target("cpu", "CPU", 2**30, "test", cpu_rates(2), 0)
     return plan(graph.shape, target, **{"model": "TNTPairRE", "rank": 8, "threads": 2, "n_queries": 14, **settings})
 
 
@@ -276,7 +277,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
 def test_the_guide_s_row_trains_inside_200_mib_on_icews14(real_data: Path, tmp_path: Path) -> None:
     """Rank 100, batch 1000: a step and an evaluation, measured. Cut to the valid split to keep it short."""
     graph = load_dataset("ICEWS14", real_data)
-    target = Target("cpu", "CPU", 200 * 2**20, "--budget", Rates(9e10, 8e9, 8e-6), 0)
+    target = Target("cpu", "CPU", 200 * 2**20, "--budget", cpu_rates(2), 0)
     made = plan(
         graph.shape, target, model="TNTPairRE", rank=100, batch_size=1000, emb_reg=1e-3, time_reg=1e-2, unit_norm=True
     )

@@ -70,16 +70,24 @@ def evaluate(
     """
     queries = with_reciprocals(facts, workload.n_relations)
     ranks = np.empty(len(queries))
+    _release_cache(workload)
     for start in range(0, len(queries), workload.eval_batch_size):
         part = queries[start : start + workload.eval_batch_size]
         with around_first_batch if around_first_batch is not None and start == 0 else nullcontext():
             ranks[start : start + len(part)] = _rank(model, score, part, filter_index, workload)
         on_progress(start + len(part), len(queries))
+    _release_cache(workload)
     if not np.isfinite(ranks).all():
         raise MemplanError("the model's scores are not finite numbers; lower the learning rate or check the data")
     tail, head = Metrics.of(ranks[: len(facts)]), Metrics.of(ranks[len(facts) :])
     both = Metrics(*(float(np.mean(pair)) for pair in zip(tail, head, strict=True)))
     return Evaluation(both, tail, head)
+
+
+def _release_cache(workload: Workload) -> None:
+    """Return unused segments on CUDA, so that neither training nor evaluation finds what the other left reserved."""
+    if workload.device == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _rank(

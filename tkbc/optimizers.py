@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import nn
-from torch.optim import Adagrad, Adam, Optimizer
+from torch.optim import SGD, Adagrad, Adam, Optimizer
 
 from memplan.workload import DeviceType, OptimizerName
 
@@ -23,6 +23,8 @@ def make_optimizer(
     parameters = list(parameters)
     if name == "adagrad":
         return Adagrad(parameters, lr=learning_rate, fused=device == "cpu", foreach=False)
+    if name == "sgd":
+        return SGD(parameters, lr=learning_rate, fused=True)
     optimizer = Adam(parameters, lr=learning_rate, fused=True)
     # Adam would allocate this in its first step, in the middle of the measured phases; its layout is its state_dict's.
     for parameter in parameters:

@@ -54,7 +54,14 @@ class Trainer:
             self.examples.copy_(torch.from_numpy(examples))
             self.totals = torch.zeros(2, dtype=torch.float64, device=device)
             """Sums over the epoch so far: the loss, and the N3 penalty."""
-        self.score = make_score(workload.score, workload.scoring, device, workload.threads)
+            if device == "cuda" and (
+                workload.score == "dot" or (workload.score == "l2" and workload.scoring == "fused")
+            ):
+                # The first product allocates cuBLAS's workspace for good: here, not among a step's tensors.
+                one = torch.ones((1, 1), device=device)
+                torch.mm(one, one)
+                del one
+        self.score = make_score(workload.score, workload.scoring, device, workload.threads, workload.precision)
 
     def persistent_tensors(self) -> Iterator[Tensor]:
         """Yield every tensor that lives as long as the trainer."""

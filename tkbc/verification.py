@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import random
+import tempfile
 from collections.abc import Iterator
-from typing import NamedTuple
+from pathlib import Path
+from typing import NamedTuple, get_args
 
 import numpy as np
 
 from memplan.estimator import estimate
 from memplan.plan import Bytes, MemoryCheck
 from memplan.scorings import available
-from memplan.workload import SCORE_OF_MODEL, DeviceType, Shape, Workload, build_workload
+from memplan.workload import PRECISIONS, TRAITS, DeviceType, OptimizerName, Shape, Workload, build_workload
+from tkbc.checkpoint import save_checkpoint
 from tkbc.data.dataset import FilterIndex, Ids, with_reciprocals
 from tkbc.evaluation import evaluate
 from tkbc.meter import make_meter
@@ -48,6 +51,12 @@ def measure(workload: Workload) -> dict[str, Bytes]:
     queried = np.resize(facts, (workload.eval_batch_size // 2 + 1, 4))
     with meter.recording(trainer.persistent_tensors()), meter.phase("evaluation"):
         evaluate(trainer.model, trainer.score, queried, index, workload)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        meter.recording(trainer.persistent_tensors()),
+        meter.phase("checkpoint"),
+    ):
+        save_checkpoint(Path(folder) / "checkpoint", trainer, {})
     return meter.peaks
 
 
@@ -71,8 +80,9 @@ def random_workloads(count: int, seed: int, device: DeviceType = "cpu") -> Itera
             n_timestamps=draw.choice([1, 2, 3, 30]),
             n_facts=draw.choice([1, 9, 300]),
         )
-        model = draw.choice(list(SCORE_OF_MODEL))
-        scoring = draw.choice(available(SCORE_OF_MODEL[model], device))
+        model, traits = draw.choice(list(TRAITS.items()))
+        score = draw.choice(traits.scores)
+        scoring = draw.choice(available(score, device))
         batch = draw.randint(1, 2 * shape.n_facts)
         fewest = max(2, shape.n_entities // MOST_CHUNKS)
         chunk, eval_chunk = (draw.randint(fewest, shape.n_entities) for _ in range(2))
@@ -82,17 +92,19 @@ def random_workloads(count: int, seed: int, device: DeviceType = "cpu") -> Itera
             shape,
             model=model,
             rank=draw.choice([1, 2, 7, 40]),
+            score=score,
             scoring=scoring,
-            optimizer=draw.choice(["adagrad", "adam"]),
+            optimizer=draw.choice(get_args(OptimizerName)),
+            precision=draw.choice(PRECISIONS),
             batch_size=batch,
             micro_batch_size=draw.randint(1, batch),
             chunk_size=chunk,
             eval_batch_size=draw.randint(1, 2 * shape.n_facts),
             eval_chunk_size=eval_chunk,
             emb_reg=draw.choice([0, 0.1]),
-            time_reg=draw.choice([0, 0.1]),
+            time_reg=draw.choice([0, 0.1]) if traits.is_temporal else 0,
             no_time_emb=draw.random() < 0.3,
-            unit_norm=model == "TNTPairRE" and draw.random() < 0.7,
+            unit_norm=not traits.is_complex and draw.random() < 0.7,
             device=device,
             threads=draw.choice([1, 2, 3]),
         )

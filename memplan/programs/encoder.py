@@ -21,11 +21,11 @@ class ModelProgram(Protocol):
     def tables(self, workload: Workload) -> dict[str, int]:
         """Return the rows of each embedding table, by name."""
 
-    def encode(self, ledger: Ledger, b: int, width: int) -> Encoding:
+    def encode(self, ledger: Ledger, workload: Workload, b: int) -> Encoding:
         """Tell the encoder on b examples."""
 
-    def encode_backward(self, ledger: Ledger, b: int, width: int) -> None:
+    def encode_backward(self, ledger: Ledger, workload: Workload, b: int) -> None:
         """Tell the encoder's backward; its arguments are freed by the caller."""
 
-    def regularize(self, ledger: Ledger, b: int, width: int) -> Allocation:
+    def regularize(self, ledger: Ledger, workload: Workload, b: int) -> Allocation:
         """Tell the embedding regularizer; return the penalty, which lives on."""

@@ -17,8 +17,8 @@ def evaluate(ledger: Ledger, workload: Workload, model: ModelProgram) -> None:
     b, chunk = workload.eval_batch_size, workload.eval_chunk_size
     sizes = chunk_sizes(workload.n_entities, chunk)
     with ledger.phase("evaluation"):
-        ids = ledger.new("query ids", 4, b, dtype="int32")
-        encoding = model.encode(ledger, b, workload.width)
+        ids = ledger.new("query ids", 4, b, dtype="int32", kind="data")
+        encoding = model.encode(ledger, workload, b)
         ledger.free(*encoding.saved)
         kept = [
             ids,
@@ -28,7 +28,7 @@ def evaluate(ledger: Ledger, workload: Workload, model: ModelProgram) -> None:
         ]
         buffered = scoring.needs_buffer(workload)
         if buffered:
-            kept.append(ledger.new("evaluation scores", b, chunk))
+            kept.append(ledger.new("evaluation scores", b, chunk, kind="scores"))
         kept.append(ledger.new("scores of the targets", b))
         kept.append(ledger.new("signs", b, dtype="float64"))
         kept.append(ledger.new("untied", b, dtype="float64"))

@@ -6,6 +6,7 @@ from __future__ import annotations
 from memplan.ledger import Allocation, Ledger
 from memplan.programs import scoring
 from memplan.programs.chunks import chunk_sizes, collect_label_scores, label_positions
+from memplan.programs.plain import Graph
 from memplan.workload import Workload
 
 
@@ -14,9 +15,9 @@ def softmax_cross_entropy(ledger: Ledger, workload: Workload, b: int) -> tuple[A
     n, chunk = workload.n_entities, workload.chunk_size
     sizes = chunk_sizes(n, chunk)
     buffered = scoring.needs_buffer(workload)
-    graph = scoring.Graph(())
+    graph = Graph((), ())
     with ledger.phase("score"):
-        scores = ledger.new("scores, then their gradient", b, chunk) if buffered else None
+        scores = ledger.new("scores, then their gradient", b, chunk, kind="scores") if buffered else None
         log_sum_exp = ledger.new("log-sum-exp", b)
         label_score = ledger.new("scores of the labels", b)
         for c in sizes:

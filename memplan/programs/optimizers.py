@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from memplan.ledger import Ledger
 from memplan.programs.scalars import SCALAR, scalar_operand
-from memplan.workload import Workload
+from memplan.workload import OptimizerName, Workload
+
+MOMENTS: dict[OptimizerName, tuple[str, ...]] = {
+    "adagrad": ("sum of squares",),
+    "adam": ("first moment", "second moment"),
+    "sgd": (),
+}
+"""What an optimizer keeps for each table, as large as the table."""
 
 
 def state(ledger: Ledger, workload: Workload, tables: dict[str, int]) -> None:
     """Tell the optimizer's state, one table after another."""
+    moments = MOMENTS[workload.optimizer]
+    if not moments:
+        return
     for name, rows in tables.items():
         if not _is_single_tensor_adagrad(workload):
-            ledger.new(f"{workload.optimizer} step count of {name}", *SCALAR)
-        moments = ("sum of squares",) if workload.optimizer == "adagrad" else ("first moment", "second moment")
+            ledger.new(f"{workload.optimizer} step count of {name}", *SCALAR, kind="optimizer")
         for moment in moments:
-            ledger.new(f"{workload.optimizer} {moment} of {name}", rows, workload.width)
+            ledger.new(f"{workload.optimizer} {moment} of {name}", rows, workload.width, kind="optimizer")
 
 
 def step(ledger: Ledger, workload: Workload, tables: dict[str, int]) -> None:

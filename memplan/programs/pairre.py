@@ -1,4 +1,4 @@
-"""What TNTPairRE's tables and encoder allocate. The code whose bytes this tells: tkbc/models/pairre.py."""
+"""What the PairRE family's tables and encoder allocate. The code whose bytes this tells: tkbc/models/pairre.py."""
 
 from __future__ import annotations
 
@@ -11,45 +11,42 @@ from memplan.workload import Workload
 def tables(workload: Workload) -> dict[str, int]:
     """Return the rows of each embedding table; every row holds d floats."""
     relations = 2 * workload.n_relations
-    return {
-        "entity": workload.n_entities,
-        "relation_head": relations,
-        "relation_tail": relations,
-        "relation_head_temporal": relations,
-        "relation_tail_temporal": relations,
-        "time": workload.n_timestamps,
-    }
+    tables = {"entity": workload.n_entities}
+    if workload.traits.is_static:
+        tables |= {"relation_head": relations, "relation_tail": relations}
+    if workload.traits.is_temporal:
+        tables |= {"relation_head_temporal": relations, "relation_tail_temporal": relations}
+        tables |= {"time": workload.n_timestamps}
+    return tables
 
 
-def encode(ledger: Ledger, b: int, width: int) -> Encoding:
-    """Tell ``TNTPairRE.encode`` on b examples."""
-    head = ledger.new("head rows", b, width)
-    time = ledger.new("time rows", b, width)
-    head_temporal = ledger.new("temporal head-relation rows", b, width)
-    head_relation = ledger.new("head relation at its time", b, width)
-    tail_temporal = ledger.new("temporal tail-relation rows", b, width)
-    w = ledger.new("query w", b, width)
-    a = ledger.new("query a", b, width)
-    return Encoding((a, w), (head, time, head_temporal, head_relation, tail_temporal))
+def encode(ledger: Ledger, workload: Workload, b: int) -> Encoding:
+    """Tell ``PairREFamily.encode`` on b examples."""
+    d = workload.width
+    saved = [ledger.new("head rows", b, d)]
+    if workload.traits.is_temporal:
+        saved.append(ledger.new("time rows", b, d))
+        saved.append(ledger.new("temporal head-relation rows", b, d))
+    saved.append(ledger.new("head relation at its time", b, d))
+    if workload.traits.is_temporal:
+        saved.append(ledger.new("temporal tail-relation rows", b, d))
+    w = ledger.new("query w", b, d)
+    a = ledger.new("query a", b, d)
+    if workload.score == "dot":
+        return Encoding((ledger.new("query q = a ∘ w", b, d),), (*saved, a, w))
+    return Encoding((a, w), tuple(saved))
 
 
-def encode_backward(ledger: Ledger, b: int, width: int) -> None:
-    """Tell ``TNTPairRE.encode_backward``: everything is written over what is there."""
+def encode_backward(ledger: Ledger, workload: Workload, b: int) -> None:
+    """Tell ``PairREFamily.encode_backward``: everything is written over what is there."""
 
 
-def regularize(ledger: Ledger, b: int, width: int) -> Allocation:
-    """Tell ``TNTPairRE.regularize`` on b examples; return the penalty, which lives on."""
-    value = _regularize_entity(ledger, b, width)
-    factor = ledger.new("sum of relation rows", b, width)
-    ledger.passing("relation rows", b, width)
-    penalty, gradient = regularizers.n3(ledger, b, width, is_complex=False)
+def regularize(ledger: Ledger, workload: Workload, b: int) -> Allocation:
+    """Tell ``PairREFamily.regularize`` on b examples; return the penalty, which lives on."""
+    value = regularizers.rows(ledger, workload, b)
+    factor = ledger.new("sum of relation rows", b, workload.width)
+    ledger.passing("relation rows", b, workload.width)
+    penalty, gradient = regularizers.n3(ledger, b, workload.width, is_complex=False)
     ledger.free(factor, penalty, gradient)
-    ledger.free(_regularize_entity(ledger, b, width))
+    ledger.free(regularizers.rows(ledger, workload, b))
     return value
-
-
-def _regularize_entity(ledger: Ledger, b: int, width: int) -> Allocation:
-    entity_rows = ledger.new("entity rows", b, width)
-    penalty, gradient = regularizers.n3(ledger, b, width, is_complex=False)
-    ledger.free(entity_rows, gradient)
-    return penalty

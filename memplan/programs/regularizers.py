@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from memplan.ledger import Allocation, Ledger
 from memplan.programs.scalars import SCALAR, scalar_operand
+from memplan.workload import Workload
 
 
 def n3(ledger: Ledger, rows: int, width: int, *, is_complex: bool) -> tuple[Allocation, Allocation]:
@@ -14,6 +15,14 @@ def n3(ledger: Ledger, rows: int, width: int, *, is_complex: bool) -> tuple[Allo
     scalar_operand(ledger)
     ledger.free(modulus)
     return value, gradient
+
+
+def rows(ledger: Ledger, workload: Workload, b: int) -> Allocation:
+    """Tell the regularizer of b rows of one table (``Model._regularize_rows``); return the penalty, which lives on."""
+    factor = ledger.new("gathered rows", b, workload.width)
+    penalty, gradient = n3(ledger, b, workload.width, is_complex=workload.traits.is_complex)
+    ledger.free(factor, gradient)
+    return penalty
 
 
 def smoothness(ledger: Ledger, n: int, width: int, *, is_complex: bool) -> None:

@@ -1,23 +1,21 @@
 """What one call of a score's forward or backward allocates.
 
-The code whose bytes this tells: tkbc/scoring/plain.py, dot_fused.py, l1_numba.py and l1_triton.py.
+The code whose bytes this tells: tkbc/scoring/rounded.py, dot_fused.py, l2_fused.py, l1_numba.py and l1_triton.py; the
+plain scorings are told in plain.py.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from memplan.ledger import Allocation, Ledger
+from memplan.programs import plain
+from memplan.programs.plain import Graph
 from memplan.workload import Workload
 
 L1_TILE = 720
 """Entities a tile of the fused L1 kernel on the CPU."""
-
-
-class Graph(NamedTuple):
-    """What a materialized forward keeps for its backward."""
-
-    kept: tuple[Allocation, ...]
 
 
 def needs_buffer(workload: Workload) -> bool:
@@ -32,41 +30,49 @@ def runs_numba(workload: Workload) -> bool:
 
 def query_tensors(workload: Workload) -> int:
     """Return the (b, width) tensors of a query."""
-    return 2 if workload.score == "l1" else 1
+    return 1 if workload.score == "dot" else 2
 
 
 def forward(ledger: Ledger, workload: Workload, b: int, c: int) -> None:
     """Tell a forward of b queries against c entities into the buffer."""
     if workload.scoring == "chunked":
-        ledger.free(_plain_forward(ledger, workload, b, c))
-    elif runs_numba(workload):
-        parts, tile = l1_geometry(c, workload.threads)
-        ledger.passing("packed tiles of entities", parts, workload.rank, tile)
+        ledger.free(plain.forward(ledger, workload, b, c))
+        return
+    with _rounded(ledger, workload, b, c):
+        if workload.score == "l2":
+            _fused_l2_forward(ledger, workload, b, c)
+        elif runs_numba(workload):
+            parts, tile = l1_geometry(c, workload.threads)
+            ledger.passing("packed tiles of entities", parts, workload.rank, tile)
 
 
 def backward(ledger: Ledger, workload: Workload, b: int, c: int) -> None:
     """Tell a backward that adds to the gradients of the query and of c entities."""
     if workload.scoring == "chunked":
-        graph, scores = _plain_graph(ledger, workload, b, c)
-        _plain_backward(ledger, workload, b, c, graph, scores)
-    elif runs_numba(workload):
-        parts, tile = l1_geometry(c, workload.threads)
-        packed = ledger.new("packed tiles of entities", parts, workload.rank, tile)
-        gradients = ledger.new("packed tiles of entity gradients", parts, workload.rank, tile)
-        others = ledger.new("query gradients of the other threads", 2, parts - 1, b, workload.rank)
-        ledger.free(packed, gradients, others)
+        graph, scores = plain.graph(ledger, workload, b, c)
+        plain.backward(ledger, workload, b, c, graph, scores)
+        return
+    with _rounded(ledger, workload, b, c):
+        if workload.score == "l2":
+            _fused_l2_backward(ledger, workload, b, c)
+        elif runs_numba(workload):
+            parts, tile = l1_geometry(c, workload.threads)
+            packed = ledger.new("packed tiles of entities", parts, workload.rank, tile)
+            gradients = ledger.new("packed tiles of entity gradients", parts, workload.rank, tile)
+            others = ledger.new("query gradients of the other threads", 2, parts - 1, b, workload.rank)
+            ledger.free(packed, gradients, others)
 
 
 def materialized_forward(ledger: Ledger, workload: Workload, b: int, *, grad: bool) -> tuple[Graph, Allocation]:
     """Tell a forward against all entities that returns its own scores; with ``grad`` its graph is kept."""
     if grad:
-        return _plain_graph(ledger, workload, b, workload.n_entities)
-    return Graph(()), _plain_forward(ledger, workload, b, workload.n_entities)
+        return plain.graph(ledger, workload, b, workload.n_entities)
+    return Graph((), ()), plain.forward(ledger, workload, b, workload.n_entities)
 
 
 def materialized_backward(ledger: Ledger, workload: Workload, b: int, graph: Graph) -> None:
     """Tell the backward through the kept graph; the scores stay with the caller."""
-    _plain_backward(ledger, workload, b, workload.n_entities, graph, None)
+    plain.backward(ledger, workload, b, workload.n_entities, graph, None)
 
 
 def l1_geometry(n_candidates: int, threads: int) -> tuple[int, int]:
@@ -76,70 +82,34 @@ def l1_geometry(n_candidates: int, threads: int) -> tuple[int, int]:
     return parts, min(L1_TILE, span)
 
 
-def _plain_forward(ledger: Ledger, workload: Workload, b: int, c: int) -> Allocation:
-    """Tell the formula without gradients; return the scores."""
-    if workload.score == "dot":
-        return ledger.new("scores", b, c)
-    d = workload.rank
-    product = ledger.new("w · e", b, c, d)
-    difference = ledger.new("a − w · e", b, c, d)
-    ledger.free(product)
-    magnitude = ledger.new("|a − w · e|", b, c, d)
-    ledger.free(difference)
-    total = ledger.new("distances", b, c)
-    ledger.free(magnitude)
-    scores = ledger.new("scores", b, c)
-    ledger.free(total)
-    return scores
+@contextmanager
+def _rounded(ledger: Ledger, workload: Workload, b: int, c: int) -> Iterator[None]:
+    """Tell the inputs of a fused score in half precision: as such for Triton, as rounded float32 for all others."""
+    if workload.precision == "fp32":
+        yield
+        return
+    takes_half = workload.score == "l1" and workload.device == "cuda"
+    inputs = []
+    for name, n in [("query", b)] * query_tensors(workload) + [("entities", c)]:
+        half = ledger.new(f"{name} in half precision", n, workload.width, dtype=plain.INPUT_TYPES[workload.precision])
+        if takes_half:
+            inputs.append(half)
+        else:
+            inputs.append(ledger.new(f"{name}, rounded", n, workload.width))
+            ledger.free(half)
+    yield
+    ledger.free(*inputs)
 
 
-def _plain_graph(ledger: Ledger, workload: Workload, b: int, c: int) -> tuple[Graph, Allocation]:
-    """Tell the formula with gradients; return what autograd keeps, and the scores."""
-    if workload.score == "dot":
-        return Graph(()), ledger.new("scores", b, c)
-    d = workload.rank
-    product = ledger.new("w · e", b, c, d)
-    difference = ledger.new("a − w · e", b, c, d)
-    ledger.free(product)
-    magnitude = ledger.new("|a − w · e|", b, c, d)
-    total = ledger.new("distances", b, c)
-    ledger.free(magnitude)
-    scores = ledger.new("scores", b, c)
-    ledger.free(total)
-    return Graph((difference,)), scores
+def _fused_l2_forward(ledger: Ledger, workload: Workload, b: int, c: int) -> None:
+    factor = ledger.new("a ∘ w, then w², then a²", b, workload.rank)
+    ledger.passing("squares of entities", c, workload.rank)
+    ledger.passing("‖a‖²", b)
+    ledger.free(factor)
 
 
-def _plain_backward(
-    ledger: Ledger, workload: Workload, b: int, c: int, graph: Graph, scores: Allocation | None
-) -> None:
-    """Tell autograd's backward of the formula and the addition of its results to the totals."""
-    d, width = workload.rank, workload.width
-    if workload.score == "dot":
-        grad_query = [ledger.new("gradient of q, plain", b, width)]
-        grad_entities = ledger.new("gradient of the scored entities, plain", c, width)
-    else:
-        (difference,) = graph.kept
-        grad_distance = ledger.new("gradient of the distances", b, c)
-        sign = ledger.new("sign(a − w · e)", b, c, d)
-        grad_difference = ledger.new("gradient of a − w · e", b, c, d)
-        ledger.free(sign, difference, grad_distance)
-        grad_product = ledger.new("gradient of w · e", b, c, d)
-        grad_a = _sum_over(ledger, c, grad_difference, "gradient of a, plain", b, d)
-        grad_w_terms = ledger.new("terms of the gradient of w", b, c, d)
-        grad_e_terms = ledger.new("terms of the gradient of e", b, c, d)
-        grad_w = _sum_over(ledger, c, grad_w_terms, "gradient of w, plain", b, d)
-        grad_entities = _sum_over(ledger, b, grad_e_terms, "gradient of the scored entities, plain", c, d)
-        ledger.free(grad_product)
-        grad_query = [grad_a, grad_w]
-    if scores is not None:
-        ledger.free(scores)
-    ledger.free(*grad_query, grad_entities)
-
-
-def _sum_over(ledger: Ledger, size: int, terms: Allocation, name: str, *shape: int) -> Allocation:
-    """Tell autograd's sum over a broadcast dimension; over a dimension of one there is nothing to sum, nor to copy."""
-    if size == 1:
-        return terms
-    total = ledger.new(name, *shape)
-    ledger.free(terms)
-    return total
+def _fused_l2_backward(ledger: Ledger, workload: Workload, b: int, c: int) -> None:
+    product = ledger.new("G · E, then G · E², then a ∘ w, then w²", b, workload.rank)
+    squares = ledger.new("squares of entities, then Gᵀ · w²", c, workload.rank)
+    ledger.passing("sums of the scores' gradient", b)
+    ledger.free(product, squares)

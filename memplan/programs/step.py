@@ -1,87 +1,121 @@
-"""What a run allocates, from its tables to its first evaluation. The code whose bytes this tells: tkbc/trainer.py."""
+"""What a run allocates, from setup through steps to evaluation and checkpoint.
+
+The code whose bytes this tells: tkbc/trainer.py.
+"""
 
 from __future__ import annotations
 
-from memplan.devices import CUBLAS_WORKSPACE_BYTES
 from memplan.ledger import Allocation, Ledger
 from memplan.programs import complex_family, loss, optimizers, pairre, regularizers
 from memplan.programs.encoder import ModelProgram
 from memplan.programs.evaluation import evaluate
 from memplan.programs.scalars import SCALAR, scalar_operand
-from memplan.workload import ModelName, Workload
+from memplan.workload import Workload
 
-MODELS: dict[ModelName, ModelProgram] = {"TNTComplEx": complex_family, "TNTPairRE": pairre}
+REPEATED_STEPS = 2
+"""Full steps of an epoch told for CUDA: the second meets the segments that the first has left."""
 
 
-def run(workload: Workload, *, training: bool = True, evaluation: bool = True) -> Ledger:
-    """Tell a run: setup, one optimizer step, the first evaluation. A checkpoint allocates no tensors.
+def program_of(workload: Workload) -> ModelProgram:
+    """Return the program of the workload's model."""
+    return complex_family if workload.traits.is_complex else pairre
 
-    All steps are alike but for the last of an epoch, whose batch is short, so one full step holds the peak. Without
-    ``training`` or ``evaluation`` that part is left out: the search looks at each alone.
+
+def run(workload: Workload, *, training: bool = True, evaluation: bool = True, start: Ledger | None = None) -> Ledger:
+    """Tell a run: setup, an epoch, an evaluation, a checkpoint. ``start``: the ledger after setup, where it is at hand.
+
+    All steps ask for the same tensors but for the last of an epoch, whose batch is short, so on the CPU one full step
+    holds the peak. What a caching allocator reserves depends on history: for CUDA full steps and the short one are
+    told. Nothing but the setup's tensors outlives an epoch or an evaluation, and the trainer returns unused segments
+    between them, so each finds the allocator as setup left it: the larger of the two is the whole, and later epochs
+    repeat the first. Without ``training`` or ``evaluation`` that part is left out.
     """
-    ledger = Ledger(workload.device)
-    model = MODELS[workload.model]
-    with ledger.phase("setup"):
-        setup(ledger, workload, model)
+    ledger = start.copy() if start is not None else set_up(workload)
+    model = program_of(workload)
     if training:
-        with ledger.phase("shuffle"):
-            order = ledger.new("order of the examples", workload.n_examples, dtype="int64")
-            if workload.device == "cpu":
-                ledger.passing("random number", 1, dtype="int64")
-        step(ledger, workload, model)
-        ledger.free(order)
+        epoch(ledger, workload, model)
+        ledger.release_cache()
     if evaluation:
         evaluate(ledger, workload, model)
+        ledger.release_cache()
+    with ledger.phase("checkpoint"):
+        pass  # tables and optimizer state are written from where they are
     return ledger
 
 
-def setup(ledger: Ledger, workload: Workload, model: ModelProgram) -> None:
-    """Tell everything that lives as long as the trainer."""
+def set_up(workload: Workload) -> Ledger:
+    """Return a ledger with everything that lives as long as the trainer."""
+    ledger = Ledger(workload.device)
+    model = program_of(workload)
     tables = model.tables(workload)
-    for name, rows in tables.items():
-        ledger.new(f"{name} table", rows, workload.width)
-    for name, rows in tables.items():
-        ledger.new(f"gradient of {name}", rows, workload.width)
-    if workload.unit_norm:
-        _project(ledger, workload)
-    optimizers.state(ledger, workload, tables)
-    ledger.new("training examples", 4, workload.n_examples, dtype="int32")
-    ledger.new("totals of the epoch", 2, dtype="float64")
-    if workload.device == "cuda" and workload.score == "dot":
-        # PyTorch allocates it at the first matrix product and keeps it.
-        ledger.new("cuBLAS workspace", CUBLAS_WORKSPACE_BYTES, dtype="uint8")
+    with ledger.phase("setup"):
+        for name, rows in tables.items():
+            ledger.new(f"{name} table", rows, workload.width, kind="parameters")
+        for name, rows in tables.items():
+            ledger.new(f"gradient of {name}", rows, workload.width, kind="gradients")
+        if workload.unit_norm:
+            _project(ledger, workload)
+        optimizers.state(ledger, workload, tables)
+        ledger.new("training examples", 4, workload.n_examples, dtype="int32", kind="data")
+        ledger.new("totals of the epoch", 2, dtype="float64", kind="data")
+        if workload.device == "cuda" and _uses_products(workload):
+            one = ledger.new("one", 1, 1)
+            product = ledger.new("one times one", 1, 1)
+            ledger.new("cuBLAS workspace", workload.workspace_bytes, dtype="uint8", kind="temporaries")
+            ledger.free(product, one)
+    return ledger
 
 
-def step(ledger: Ledger, workload: Workload, model: ModelProgram) -> None:
-    """Tell one optimizer step on a full batch: its first micro-batch, and its last where that is shorter."""
-    ragged = workload.batch_size % workload.micro_batch_size
-    for b in [workload.micro_batch_size] + ([ragged] if ragged else []):
-        _micro_batch(ledger, workload, model, b)
+def _uses_products(workload: Workload) -> bool:
+    return workload.score == "dot" or (workload.score == "l2" and workload.scoring == "fused")
+
+
+def epoch(ledger: Ledger, workload: Workload, model: ModelProgram) -> None:
+    """Tell the steps of an epoch that differ."""
+    with ledger.phase("shuffle"):
+        order = ledger.new("order of the examples", workload.n_examples, dtype="int64", kind="data")
+        if workload.device == "cpu":
+            ledger.passing("random number", 1, dtype="int64")
+    _step(ledger, workload, model, workload.batch_size)
+    if workload.device == "cuda":
+        full_steps, last = divmod(workload.n_examples, workload.batch_size)
+        for _ in range(min(full_steps, REPEATED_STEPS) - 1):
+            _step(ledger, workload, model, workload.batch_size)
+        if last:
+            _step(ledger, workload, model, last)
+    ledger.free(order)
+
+
+def _step(ledger: Ledger, workload: Workload, model: ModelProgram, n_examples: int) -> None:
+    """Tell one optimizer step: its first micro-batch, and its last where that is shorter."""
+    b = min(workload.micro_batch_size, n_examples)
+    ragged = n_examples % b
+    for size in [b] + ([ragged] if ragged else []):
+        _micro_batch(ledger, workload, model, size)
     with ledger.phase("optimizer"):
         scalar_operand(ledger)
         if workload.time_reg > 0:
             n = workload.n_timestamps - int(workload.no_time_emb)
-            regularizers.smoothness(ledger, n, workload.width, is_complex=workload.model == "TNTComplEx")
+            regularizers.smoothness(ledger, n, workload.width, is_complex=workload.traits.is_complex)
         optimizers.step(ledger, workload, model.tables(workload))
         if workload.unit_norm:
             _project(ledger, workload)
 
 
 def _micro_batch(ledger: Ledger, workload: Workload, model: ModelProgram, b: int) -> None:
-    width = workload.width
     with ledger.phase("encode"):
-        batch = ledger.new("micro-batch ids", 4, b, dtype="int32")
-        encoding = model.encode(ledger, b, width)
-        labels = ledger.new("labels", b, dtype="int64")
+        batch = ledger.new("micro-batch ids", 4, b, dtype="int32", kind="data")
+        encoding = model.encode(ledger, workload, b)
+        labels = ledger.new("labels", b, dtype="int64", kind="data")
     value, grad_query = loss.softmax_cross_entropy(ledger, workload, b)
     with ledger.phase("encode backward"):
         _add_to_total(ledger)
         ledger.free(value, labels)
-        model.encode_backward(ledger, b, width)
+        model.encode_backward(ledger, workload, b)
         ledger.free(*encoding.query, *encoding.saved, *grad_query)
     if workload.emb_reg > 0:
         with ledger.phase("regularize"):
-            penalty: Allocation = model.regularize(ledger, b, width)
+            penalty: Allocation = model.regularize(ledger, workload, b)
             _add_to_total(ledger)
             ledger.free(penalty)
     ledger.free(batch)

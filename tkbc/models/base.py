@@ -8,8 +8,8 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from memplan.workload import Score, Workload
-from tkbc.regularizers import smoothness
+from memplan.workload import Workload
+from tkbc.regularizers import n3, smoothness
 
 
 class Batch(NamedTuple):
@@ -36,16 +36,14 @@ class Model(nn.Module, ABC):
     sums over examples until the trainer divides by the batch.
     """
 
-    score: ClassVar[Score]
-    is_complex: ClassVar[bool]
     initial_scale: ClassVar[float] = 1e-2
 
     entity: nn.Parameter
-    time: nn.Parameter
 
     def __init__(self, workload: Workload, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.workload = workload
+        self.traits = workload.traits
         for name, rows in self.tables(workload).items():
             table = torch.empty((rows, workload.width), dtype=torch.float32, device=workload.device)
             table.normal_(0.0, self.initial_scale, generator=generator)
@@ -68,10 +66,21 @@ class Model(nn.Module, ABC):
     def regularize(self, batch: Batch, weight: float) -> Tensor:
         """Return the batch's N3 penalty, weight · Σ |f|³ over its factors, and add its gradient to the tables'."""
 
+    def table(self, name: str) -> nn.Parameter:
+        """Return one of the tables by name."""
+        return self.get_parameter(name)
+
     def regularize_time(self, weight: float, *, no_time_emb: bool) -> Tensor:
         """Return the smoothness of consecutive timestamps and add its gradient; see ``regularizers.smoothness``."""
-        n = len(self.time) - int(no_time_emb)
-        return smoothness(self.time[:n], gradient(self.time)[:n], weight, is_complex=self.is_complex)
+        time = self.table("time")
+        n = len(time) - int(no_time_emb)
+        return smoothness(time[:n], gradient(time)[:n], weight, is_complex=self.traits.is_complex)
+
+    def _regularize_rows(self, table: nn.Parameter, ids: Tensor, weight: float) -> Tensor:
+        """Return the N3 penalty of the table's rows that ``ids`` names and add its gradient to the table's."""
+        penalty, grad_factor = n3(rows(table, ids), weight, is_complex=self.traits.is_complex)
+        add_rows(table, ids, grad_factor)
+        return penalty
 
     def project(self) -> None:
         """Scale every entity to unit L2 norm (a zero row stays zero)."""

@@ -1,87 +1,114 @@
 # Its bytes are told by memplan/programs/complex_family.py.
-"""TNTComplEx: complex vectors with a temporal and a static relation, scored by a dot product."""
+"""The ComplEx family: complex vectors with a static relation, a temporal one or both, scored by a dot product.
+
+ComplEx: Trouillon et al., ICML 2016, arXiv 1606.06357. TComplEx and TNTComplEx: Lacroix et al., ICLR 2020, arXiv
+2004.04926.
+"""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from memplan.workload import Workload
 from tkbc.models.base import Batch, Encoding, Model, add_rows, rows
 from tkbc.regularizers import n3
 
 
-class TNTComplEx(Model):
-    """Re⟨e_h, r ∘ τ + s, conj(e_t)⟩ over C^d (Lacroix et al., ICLR 2020, arXiv 2004.04926).
+class ComplExFamily(Model):
+    """The encoder that the three models share: Re⟨e_h, ρ, conj(e_t)⟩ over C^d with ρ the relation at its time.
 
-    A row holds d real parts, then d imaginary parts, so that with q = e_h · (r ∘ τ + s) the score is the plain dot
-    product of two rows. N3 applies to the moduli of 2^(1/3) e_h, r ∘ τ, s and 2^(1/3) e_t, as in tkbc's own code.
+    A row holds d real parts, then d imaginary parts, so that with q = e_h · ρ the score is the plain dot product of two
+    rows. N3 applies to the moduli of e_h, of ρ's parts, each by itself, and of e_t, with tkbc's own factors.
     """
 
-    score = "dot"
-    is_complex = True
-
-    relation: nn.Parameter
-    relation_static: nn.Parameter
+    entity_factor = 1.0
+    """Factor on the cubes of the entities' moduli."""
 
     @staticmethod
     def tables(workload: Workload) -> dict[str, int]:
         """Return the rows of each embedding table; every row holds 2d floats."""
         relations = 2 * workload.n_relations
-        return {
-            "entity": workload.n_entities,
-            "relation": relations,
-            "relation_static": relations,
-            "time": workload.n_timestamps,
-        }
+        tables = {"entity": workload.n_entities, "relation": relations}
+        if workload.traits.is_static and workload.traits.is_temporal:
+            tables |= {"relation_static": relations}
+        if workload.traits.is_temporal:
+            tables |= {"time": workload.n_timestamps}
+        return tables
 
     def encode(self, batch: Batch) -> Encoding:
         """Return the query (q,) of (head, relation, ?, time)."""
         head = rows(self.entity, batch.head)
-        relation = rows(self.relation, batch.relation)
-        time = rows(self.time, batch.time)
-        full_relation = rows(self.relation_static, batch.relation)
-        add_product(full_relation, relation, time)
+        relation = rows(self.table("relation"), batch.relation)
+        temporal: tuple[Tensor, ...] = ()
+        full_relation = relation
+        if self.traits.is_temporal:
+            time = rows(self.table("time"), batch.time)
+            is_static = self.traits.is_static
+            full_relation = (
+                rows(self.table("relation_static"), batch.relation) if is_static else torch.zeros_like(relation)
+            )
+            add_product(full_relation, relation, time)
+            temporal = (relation, time)
         q = torch.zeros_like(head)
         add_product(q, head, full_relation)
-        return Encoding((q,), (head, relation, time, full_relation))
+        return Encoding((q,), (head, full_relation, *temporal))
 
     def encode_backward(self, batch: Batch, encoding: Encoding, grad_query: tuple[Tensor, ...]) -> None:
         """Add the gradient through the encoder to the tables' gradients; overwrites its arguments."""
-        head, relation, time, full_relation = encoding.saved
+        head, full_relation, *temporal = encoding.saved
         (grad_q,) = grad_query
         out = torch.zeros_like(head)
         add_product(out, grad_q, full_relation, conjugate=True)
         add_rows(self.entity, batch.head, out)
         grad_full_relation = full_relation.zero_()
         add_product(grad_full_relation, grad_q, head, conjugate=True)
-        add_rows(self.relation_static, batch.relation, grad_full_relation)
-        add_product(out.zero_(), grad_full_relation, time, conjugate=True)
-        add_rows(self.relation, batch.relation, out)
-        add_product(out.zero_(), grad_full_relation, relation, conjugate=True)
-        add_rows(self.time, batch.time, out)
+        if not self.traits.is_temporal:
+            add_rows(self.table("relation"), batch.relation, grad_full_relation)
+            return
+        if self.traits.is_static:
+            add_rows(self.table("relation_static"), batch.relation, grad_full_relation)
+        relation, time = temporal
+        self._add_product_rows(batch, relation, time, grad_full_relation, out)
 
     def regularize(self, batch: Batch, weight: float) -> Tensor:
         """Return the batch's N3 penalty and add its gradient to the tables'."""
-        # (2^(1/3))³ = 2: the factor on the entities' moduli is a weight of 2 on their cubes.
-        value = self._regularize_rows(self.entity, batch.head, 2 * weight)
-        value.add_(self._regularize_rows(self.entity, batch.tail, 2 * weight))
-        value.add_(self._regularize_rows(self.relation_static, batch.relation, weight))
-        relation = rows(self.relation, batch.relation)
-        time = rows(self.time, batch.time)
+        value = self._regularize_rows(self.entity, batch.head, self.entity_factor * weight)
+        value.add_(self._regularize_rows(self.entity, batch.tail, self.entity_factor * weight))
+        if not self.traits.is_temporal:
+            return value.add_(self._regularize_rows(self.table("relation"), batch.relation, weight))
+        if self.traits.is_static:
+            value.add_(self._regularize_rows(self.table("relation_static"), batch.relation, weight))
+        relation = rows(self.table("relation"), batch.relation)
+        time = rows(self.table("time"), batch.time)
         product = torch.zeros_like(relation)
         add_product(product, relation, time)
         penalty, grad_product = n3(product, weight, is_complex=True)
-        add_product(product.zero_(), grad_product, time, conjugate=True)
-        add_rows(self.relation, batch.relation, product)
-        add_product(product.zero_(), grad_product, relation, conjugate=True)
-        add_rows(self.time, batch.time, product)
+        self._add_product_rows(batch, relation, time, grad_product, product)
         return value.add_(penalty)
 
-    def _regularize_rows(self, table: Tensor, ids: Tensor, weight: float) -> Tensor:
-        penalty, grad_factor = n3(rows(table, ids), weight, is_complex=True)
-        add_rows(table, ids, grad_factor)
-        return penalty
+    def _add_product_rows(self, batch: Batch, relation: Tensor, time: Tensor, grad: Tensor, out: Tensor) -> None:
+        """Add the gradient of relation ∘ time to both tables' gradients; overwrites ``out``."""
+        add_product(out.zero_(), grad, time, conjugate=True)
+        add_rows(self.table("relation"), batch.relation, out)
+        add_product(out.zero_(), grad, relation, conjugate=True)
+        add_rows(self.table("time"), batch.time, out)
+
+
+class ComplEx(ComplExFamily):
+    """Re⟨e_h, r, conj(e_t)⟩: without time. N3 over |e_h|, |r|, |e_t|."""
+
+    initial_scale = 1e-3
+
+
+class TComplEx(ComplExFamily):
+    """Re⟨e_h, r ∘ τ, conj(e_t)⟩. N3 over |e_h|, |r ∘ τ|, |e_t|."""
+
+
+class TNTComplEx(ComplExFamily):
+    """Re⟨e_h, r ∘ τ + s, conj(e_t)⟩. N3 over 2^(1/3) |e_h|, |r ∘ τ|, |s| and 2^(1/3) |e_t|."""
+
+    entity_factor = 2.0  # (2^(1/3))³
 
 
 def add_product(out: Tensor, x: Tensor, y: Tensor, *, conjugate: bool = False) -> None:

@@ -4,6 +4,7 @@ A score takes a query, a tuple of (b, width) tensors, and rows of the entity tab
 
     dot   q · e                        query (q,)
     l1    −Σ_k |a_k − w_k e_k|         query (a, w)
+    l2    −Σ_k (a_k − w_k e_k)²        query (a, w)
 
 ``materialized`` scores all entities in plain PyTorch and keeps the graph, ``chunked`` does so a chunk of entities at a
 time and recomputes in backward, ``fused`` builds no tensor larger than the scores. All three give the same numbers.
@@ -11,17 +12,18 @@ time and recomputes in backward, ``fused`` builds no tensor larger than the scor
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
 from torch import Tensor
 
 from memplan.errors import UsageError
 from memplan.scorings import require
-from memplan.workload import DeviceType, Score, Scoring
+from memplan.workload import DeviceType, Precision, Score, Scoring
 from tkbc.scoring.dot_fused import FusedDot
+from tkbc.scoring.l2_fused import FusedL2
 from tkbc.scoring.plain import Chunked, Materialized
 from tkbc.scoring.reference import FORMULAS
+from tkbc.scoring.rounded import HALF_TYPES, Rounded
 
 
 class PairwiseScore(Protocol):
@@ -70,23 +72,33 @@ def _fused_l1(device: DeviceType, threads: int) -> PairwiseScore:
     return on_cuda
 
 
-IMPLEMENTATIONS: dict[tuple[Score, Scoring], Callable[[DeviceType, int], PairwiseScore]] = {
-    ("dot", "fused"): lambda _device, _threads: FusedDot(),
-    ("dot", "chunked"): lambda _device, _threads: Chunked(FORMULAS["dot"]),
-    ("dot", "materialized"): lambda _device, _threads: Materialized(FORMULAS["dot"]),
-    ("l1", "fused"): _fused_l1,
-    ("l1", "chunked"): lambda _device, _threads: Chunked(FORMULAS["l1"]),
-    ("l1", "materialized"): lambda _device, _threads: Materialized(FORMULAS["l1"]),
-}
-
-
-def make_score(score: Score, scoring: Scoring, device: DeviceType, threads: int = 1) -> PairwiseScore:
+def make_score(
+    score: Score, scoring: Scoring, device: DeviceType, threads: int = 1, precision: Precision = "fp32"
+) -> PairwiseScore:
     """Return the implementation of ``score`` asked for.
 
-    ``threads``: CPU threads of the fused L1 kernel; the others follow PyTorch's own setting.
+    ``threads``: CPU threads of the fused L1 kernel; the others follow PyTorch's own setting. ``precision``: of the
+    score's inputs; what comes out is float32.
 
     Raises:
         UsageError: it cannot run here, with the reason. Nothing is chosen in its place: choosing is the planner's.
     """
     require(score, scoring, device)
-    return IMPLEMENTATIONS[score, scoring](device, threads)
+    if scoring == "chunked":
+        return Chunked(FORMULAS[score], HALF_TYPES.get(precision))
+    if scoring == "materialized":
+        return Materialized(FORMULAS[score], HALF_TYPES.get(precision))
+    fused = _fused(score, device, threads)
+    if precision == "fp32":
+        return fused
+    return Rounded(fused, precision, takes_half=score == "l1" and device == "cuda")
+
+
+def _fused(score: Score, device: DeviceType, threads: int) -> PairwiseScore:
+    match score:
+        case "dot":
+            return FusedDot()
+        case "l2":
+            return FusedL2()
+        case "l1":
+            return _fused_l1(device, threads)

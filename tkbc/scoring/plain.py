@@ -23,8 +23,8 @@ def _gradients(
     grad_entities.add_(to_entities)
 
 
-def _leaves(query: tuple[Tensor, ...], entities: Tensor) -> tuple[Tensor, ...]:
-    return tuple(tensor.detach().requires_grad_() for tensor in (*query, entities))
+def _leaves(query: tuple[Tensor, ...], entities: Tensor, dtype: torch.dtype | None) -> tuple[Tensor, ...]:
+    return tuple(tensor.detach().to(dtype or tensor.dtype).requires_grad_() for tensor in (*query, entities))
 
 
 class Chunked(TorchSoftmax):
@@ -32,15 +32,17 @@ class Chunked(TorchSoftmax):
 
     needs_buffer = True
 
-    def __init__(self, formula: Formula) -> None:
+    def __init__(self, formula: Formula, dtype: torch.dtype | None = None) -> None:
         self.formula = formula
+        self.dtype = dtype
 
     def forward(self, query: tuple[Tensor, ...], entities: Tensor, out: Tensor | None, *, grad: bool) -> Tensor:
         """Write the (b, c) scores into ``out`` and return it (``grad`` changes nothing: no graph is kept)."""
         del grad
         assert out is not None
         with torch.no_grad():
-            return out.copy_(self.formula(query, entities))
+            *query_, entities_ = _leaves(query, entities, self.dtype)
+            return out.copy_(self.formula(tuple(query_), entities_))
 
     def backward(
         self,
@@ -51,7 +53,7 @@ class Chunked(TorchSoftmax):
         grad_entities: Tensor,
     ) -> None:
         """Add the gradients of Σ grad_scores · scores to ``grad_query`` and ``grad_entities``."""
-        leaves = _leaves(query, entities)
+        leaves = _leaves(query, entities, self.dtype)
         with torch.enable_grad():
             scores = self.formula(leaves[:-1], leaves[-1])
         _gradients(scores, leaves, grad_scores, grad_query, grad_entities)
@@ -62,8 +64,9 @@ class Materialized(TorchSoftmax):
 
     needs_buffer = False
 
-    def __init__(self, formula: Formula) -> None:
+    def __init__(self, formula: Formula, dtype: torch.dtype | None = None) -> None:
         self.formula = formula
+        self.dtype = dtype
         self._graph: tuple[Tensor, tuple[Tensor, ...]] | None = None
 
     def forward(self, query: tuple[Tensor, ...], entities: Tensor, out: Tensor | None, *, grad: bool) -> Tensor:
@@ -71,8 +74,9 @@ class Materialized(TorchSoftmax):
         del out
         if not grad:
             with torch.no_grad():
-                return self.formula(query, entities)
-        leaves = _leaves(query, entities)
+                *query_, entities_ = _leaves(query, entities, self.dtype)
+                return self.formula(tuple(query_), entities_)
+        leaves = _leaves(query, entities, self.dtype)
         with torch.enable_grad():
             scores = self.formula(leaves[:-1], leaves[-1])
         self._graph = (scores, leaves)

@@ -1,10 +1,14 @@
-"""The scores as plain formulas: what every other implementation is tested against, and what a reader should read."""
+"""The scores as plain formulas: what every other implementation is tested against, and what a reader should read.
+
+Inputs in half precision give float32 scores: the terms are computed as the inputs come, their sum in float32.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -16,7 +20,7 @@ Formula = Callable[[tuple[Tensor, ...], Tensor], Tensor]
 def dot(query: tuple[Tensor, ...], entities: Tensor) -> Tensor:
     """Return q · e for every query and entity: (b, width) and (c, width) give (b, c)."""
     (q,) = query
-    return q @ entities.T
+    return q.to(_sum_type(q)) @ entities.to(_sum_type(q)).T
 
 
 def weighted_l1(query: tuple[Tensor, ...], entities: Tensor) -> Tensor:
@@ -26,7 +30,17 @@ def weighted_l1(query: tuple[Tensor, ...], entities: Tensor) -> Tensor:
     without and three with gradients: the memory that this project exists to avoid.
     """
     a, w = query
-    return -(a[:, None, :] - w[:, None, :] * entities).abs().sum(-1)
+    return -(a[:, None, :] - w[:, None, :] * entities).abs().sum(-1, dtype=_sum_type(a))
 
 
-FORMULAS: dict[Score, Formula] = {"dot": dot, "l1": weighted_l1}
+def weighted_l2(query: tuple[Tensor, ...], entities: Tensor) -> Tensor:
+    """Return −Σ_k (a_k − w_k e_k)², shapes as in ``weighted_l1``: the squared distance that the guide proposes."""
+    a, w = query
+    return -(a[:, None, :] - w[:, None, :] * entities).square().sum(-1, dtype=_sum_type(a))
+
+
+def _sum_type(tensor: Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
+FORMULAS: dict[Score, Formula] = {"dot": dot, "l1": weighted_l1, "l2": weighted_l2}

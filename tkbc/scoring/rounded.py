@@ -1,0 +1,65 @@
+# Its bytes are told by memplan/programs/scoring.py (``_rounded``).
+"""Half precision: the score's inputs are rounded to bfloat16 or float16, everything after that is float32.
+
+Parameters, optimizer state, scores and gradients stay float32, so nothing underflows and no loss scaling is needed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from memplan.workload import Precision
+
+if TYPE_CHECKING:
+    from tkbc.scoring import PairwiseScore
+
+HALF_TYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Rounded:
+    """A score on rounded inputs.
+
+    ``takes_half``: the score itself reads half-precision inputs and sums in float32, which halves what it reads.
+    Otherwise it is given the rounded numbers as float32: the same results, nothing saved.
+    """
+
+    def __init__(self, inner: PairwiseScore, precision: Precision, *, takes_half: bool) -> None:
+        self.inner = inner
+        self.dtype = HALF_TYPES[precision]
+        self.takes_half = takes_half
+
+    @property
+    def needs_buffer(self) -> bool:
+        """Whether ``forward`` writes into the ``out`` that it is given."""
+        return self.inner.needs_buffer
+
+    def forward(self, query: tuple[Tensor, ...], entities: Tensor, out: Tensor | None, *, grad: bool) -> Tensor:
+        """Return the (b, c) scores of the rounded inputs."""
+        return self.inner.forward(tuple(self._round(q) for q in query), self._round(entities), out, grad=grad)
+
+    def backward(
+        self,
+        query: tuple[Tensor, ...],
+        entities: Tensor,
+        grad_scores: Tensor,
+        grad_query: tuple[Tensor, ...],
+        grad_entities: Tensor,
+    ) -> None:
+        """Add the gradients at the rounded inputs to ``grad_query`` and ``grad_entities``."""
+        rounded = tuple(self._round(q) for q in query)
+        self.inner.backward(rounded, self._round(entities), grad_scores, grad_query, grad_entities)
+
+    def softmax_(self, scores: Tensor) -> Tensor:
+        """Turn each row of the scores into probabilities, in place; return its log-sum-exp, (b,)."""
+        return self.inner.softmax_(scores)
+
+    def exp_(self, scores: Tensor, shift: Tensor) -> None:
+        """Turn the scores into exp(score − shift of its row), in place."""
+        self.inner.exp_(scores, shift)
+
+    def _round(self, tensor: Tensor) -> Tensor:
+        half = tensor.to(self.dtype)
+        return half if self.takes_half else half.to(tensor.dtype)
