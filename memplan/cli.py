@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
 from pathlib import Path
@@ -11,13 +12,14 @@ import typer
 from pydantic import BaseModel
 from typer.core import TyperGroup
 
-from memplan.catalog import DATASETS
+from memplan.catalog import DATASETS, find_recipe
 from memplan.devices import resolve
 from memplan.errors import DoesNotFitError, MemplanError
 from memplan.gpus import GPUS
+from memplan.library import estimate_given, plan_given, settings_for
 from memplan.machine import usable_threads
-from memplan.options import AsJson, GraphOptions, JobOptions, gather, numbers, with_options
-from memplan.scorings import available, obstacle, preferred, require
+from memplan.options import AsJson, GraphOptions, PlanOptions, SearchOptions, gather, numbers, with_options
+from memplan.scorings import available, obstacle
 from memplan.workload import TRAITS, DeviceType, Score, build_workload
 
 
@@ -56,22 +58,20 @@ def main() -> None:
 @with_options(GraphOptions)
 def estimate(
     given: GraphOptions,
-    explain: Annotated[bool, typer.Option("--explain", help="List every tensor alive at the peak.")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Every tensor alive at the peak, and what each knob would save.")
+    ] = False,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw memory over one step: .png, .svg or .pdf.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what exactly this configuration allocates, and whether it fits. Chooses nothing: see plan for that."""
-    from memplan.estimator import estimate as run
+    result, target = estimate_given(given, explain=explain)
+    if plot is not None:
+        from memplan.plot import plot_step
 
-    job, target = gather(given), resolve(given.device, given.budget)
-    # What is left out takes its plain value: the whole batch, all entities, the scoring that needs least.
-    scoring = preferred(job.settings.get("score") or TRAITS[job.settings["model"]].scores[0], target.device)
-    settings = {"scoring": scoring, **job.settings, "device": target.device, "threads": usable_threads()}
-    if job.graph.n_queries is not None:
-        batch = settings.get("micro_batch_size") or settings["batch_size"]
-        settings.setdefault("eval_batch_size", min(batch, job.graph.n_queries))
-    workload = build_workload(job.graph.shape, **settings)
-    require(workload.score, workload.scoring, workload.device)
-    result = run(workload, outside_bytes=target.outside_bytes, budget_bytes=target.budget_bytes)
+        plot_step(result.workload, plot, budget_bytes=result.budget_bytes)
     if as_json:
         _print_json(result)
     else:
@@ -83,13 +83,11 @@ def estimate(
 
 
 @app.command()
-@with_options(GraphOptions)
-def plan(given: GraphOptions, as_json: AsJson = False) -> None:
+@with_options(PlanOptions)
+def plan(given: PlanOptions, as_json: AsJson = False) -> None:
     """Choose micro-batch, chunk, scoring and evaluation sizes for a device or budget, and say why."""
-    from memplan.planner import plan as search
-
-    job, target = gather(given), resolve(given.device, given.budget)
-    result = search(job.graph.shape, target, n_queries=job.graph.n_queries, **job.settings, threads=usable_threads())
+    target = resolve(given.device, given.budget)
+    result = plan_given(given, target)
     if as_json:
         _print_json(result)
     else:
@@ -99,9 +97,9 @@ def plan(given: GraphOptions, as_json: AsJson = False) -> None:
 
 
 @app.command()
-@with_options(JobOptions)
+@with_options(SearchOptions)
 def train(
-    given: JobOptions,
+    given: SearchOptions,
     auto_fit_gpu: Annotated[
         bool,
         typer.Option(
@@ -131,25 +129,40 @@ def train(
 @with_options(GraphOptions)
 def compare(
     given: GraphOptions,
-    ranks: Annotated[str, typer.Option(help="Ranks, separated by commas.")] = "50,64,100",
-    batch_sizes: Annotated[str, typer.Option(help="Batch sizes, separated by commas.")] = "128,256,512,1000",
+    ranks: Annotated[str | None, typer.Option(help="Ranks, separated by commas.")] = None,
+    batch_sizes: Annotated[str | None, typer.Option(help="Batch sizes, separated by commas.")] = None,
     scorings: Annotated[str, typer.Option(help="Scorings, separated by commas.")] = "materialized,fused",
     as_json: AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Comma-separated rows on stdout, nothing else.")] = False,
 ) -> None:
-    """Tabulate memory and predicted time over rank × batch × scoring, and what fits."""
-    from memplan.comparison import compare as run
+    """Tabulate memory and predicted time over rank × batch × scoring, and on which GPUs each fits.
 
-    job, target = gather(given), resolve(given.device, given.budget)
-    rows = run(
-        job.graph.shape,
-        target,
-        numbers("--ranks", ranks),
-        numbers("--batch-sizes", batch_sizes),
-        [name.strip() for name in scorings.split(",")],
-        {**job.settings, "threads": usable_threads()},
-    )
+    Without --ranks and --batch-sizes: the configurations of the TNTPairRE memory guide, beside what it says of them.
+    """
+    from memplan.comparison import compare as run
+    from memplan.comparison import compare_with_guide, values_of
+
+    target = resolve(given.device, given.budget)
+    if ranks is None and batch_sizes is None:
+        recipe = find_recipe(None, "TNTPairRE").settings
+        rows = list(compare_with_guide(target, {**recipe, **given.given_settings(), "threads": usable_threads()}))
+    else:
+        job = gather(given)
+        rows = run(
+            job.graph.shape,
+            target,
+            numbers("--ranks", ranks or "50,64,100"),
+            numbers("--batch-sizes", batch_sizes or "128,256,512,1000"),
+            [name.strip() for name in scorings.split(",")],
+            settings_for(job, target),
+        )
     if as_json:
-        _print_json({"budget_bytes": target.budget_bytes, "rows": [row._asdict() for row in rows]})
+        _print_json({"budget_bytes": target.budget_bytes, "rows": [values_of(row) for row in rows]})
+    elif as_csv:
+        table = [values_of(row) for row in rows]
+        writer = csv.DictWriter(sys.stdout, list(table[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({**row, "gpus": ";".join(row["gpus"])} for row in table)
     else:
         from memplan.report import comparison_report, make_console
 

@@ -11,10 +11,10 @@ from memplan.catalog import find_recipe
 from memplan.devices import Target, resolve
 from memplan.errors import DoesNotFitError, MemplanError, UsageError
 from memplan.estimator import estimate
-from memplan.machine import free_ram_bytes, usable_threads
-from memplan.options import JobOptions, gather, of_loaded
+from memplan.library import plan_given
+from memplan.machine import free_ram_bytes
+from memplan.options import SearchOptions, of_loaded
 from memplan.plan import Plan
-from memplan.planner import plan as search
 from memplan.programs.scoring import runs_numba
 from memplan.report import make_console, plan_summary
 from memplan.units import format_bytes
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def run_command(
-    given: JobOptions,
+    given: SearchOptions,
     settings: dict[str, Any],
     *,
     auto_fit: bool = False,
@@ -78,25 +78,19 @@ def _prepare_environment(plan: Plan) -> None:
     """Set what PyTorch's libraries read when they are loaded, unless the user has."""
     # Kineto, PyTorch's profiler, otherwise writes lines of its own to stderr around the memory check.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    if plan.workload.alloc_conf:
+        os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", plan.workload.alloc_conf)
     if runs_numba(plan.workload):
         # PyTorch's OpenMP threads otherwise spin for milliseconds after each operation, on the cores that the fused
         # kernel's threads need next: a seventh of a step on two cores.
         os.environ.setdefault("GOMP_SPINCOUNT", "100")
 
 
-def _make_plan(given: JobOptions, graph: Dataset, target: Target, *, auto_fit: bool) -> Plan:
-    job = gather(given, of_loaded(graph.dataset, graph))
-    settings = {**job.settings, "threads": usable_threads(), "n_queries": job.graph.n_queries}
-    if auto_fit:
-        return search(graph.shape, target, **settings)
-    plain = {"micro_batch_size": settings["batch_size"], "chunk_size": graph.shape.n_entities}
-    try:
-        return search(graph.shape, target, **{**plain, **settings})
-    except DoesNotFitError as error:
-        raise DoesNotFitError(f"{error}, or let --auto-fit-gpu choose smaller micro-batches and chunks") from None
+def _make_plan(given: SearchOptions, graph: Dataset, target: Target, *, auto_fit: bool) -> Plan:
+    return plan_given(given, target, of_loaded(graph.dataset, graph), auto_fit=auto_fit)
 
 
-def _read_plan(path: Path, given: JobOptions, *, auto_fit: bool) -> Plan:
+def _read_plan(path: Path, given: SearchOptions, *, auto_fit: bool) -> Plan:
     """Return a plan whose numbers follow from its workload: they are told again and compared."""
     extra = [*given.given_settings(), *(["model"] if given.model else []), *(["auto_fit_gpu"] if auto_fit else [])]
     if extra:
@@ -111,7 +105,7 @@ def _read_plan(path: Path, given: JobOptions, *, auto_fit: bool) -> Plan:
     return plan
 
 
-def _target_of(plan: Plan, given: JobOptions) -> Target:
+def _target_of(plan: Plan, given: SearchOptions) -> Target:
     """Return where a plan is to run: its own kind of device, with what that has to give now."""
     target = resolve(given.device or plan.workload.device, given.budget)
     if target.device != plan.workload.device:

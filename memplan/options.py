@@ -40,7 +40,12 @@ class JobOptions:
         typer.Option(help=f"{' or '.join(TRAITS)}; {DEFAULT_MODEL} if left out.", rich_help_panel=_WHAT),
     ] = None
     rank: Annotated[
-        int | None, typer.Option(help="d; the ComplEx family's rows hold 2d floats.", rich_help_panel=_WHAT)
+        str | None,
+        typer.Option(
+            metavar="INTEGER|auto",
+            help="d; the ComplEx family's rows hold 2d floats. auto: the largest that fits (plan, --auto-fit-gpu).",
+            rich_help_panel=_WHAT,
+        ),
     ] = None
     batch_size: Annotated[int | None, typer.Option(help="B, examples per optimizer step.", rich_help_panel=_WHAT)] = (
         None
@@ -87,12 +92,52 @@ class JobOptions:
     budget: Annotated[
         str | None, typer.Option(help="Memory that the run may take, such as 8GiB or 200MiB.", rich_help_panel=_WHERE)
     ] = None
+    alloc_conf: Annotated[
+        str | None,
+        typer.Option(
+            help="CUDA allocator options as in PYTORCH_CUDA_ALLOC_CONF, such as expandable_segments:True; "
+            "else the environment's.",
+            rich_help_panel=_WHERE,
+        ),
+    ] = None
+
+    @property
+    def rank_is_auto(self) -> bool:
+        """Whether the rank is the search's to choose."""
+        return self.rank is not None and str(self.rank).strip().lower() == "auto"
 
     def given_settings(self) -> dict[str, Any]:
-        """Return the workload's settings that the user gave."""
+        """Return the workload's settings that the user gave.
+
+        Raises:
+            UsageError: the rank is no number.
+        """
         names = set(Workload.model_fields) - {"dataset", "model", "device"}
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in values.items() if name in names and value is not None}
+        given = {name: value for name, value in values.items() if name in names and value is not None}
+        if self.rank_is_auto:
+            del given["rank"]
+        elif self.rank is not None:
+            try:
+                given["rank"] = int(self.rank)
+            except ValueError:
+                raise UsageError(f"--rank: {self.rank!r} is neither a whole number nor auto") from None
+        return given
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions(JobOptions):
+    """The options of a command that searches for a plan."""
+
+    allow_rank_reduction: Annotated[
+        bool,
+        typer.Option(
+            "--allow-rank-reduction", help="Lower the rank where nothing fits as it is asked for.", rich_help_panel=_HOW
+        ),
+    ] = False
+    epoch_seconds: Annotated[
+        float, typer.Option(help="With --rank auto: what an epoch may take, by the cost model.", rich_help_panel=_HOW)
+    ] = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +148,11 @@ class GraphOptions(JobOptions):
     n_relations: Annotated[int | None, typer.Option(help="R, without reciprocals.", rich_help_panel=_GRAPH)] = None
     n_timestamps: Annotated[int | None, typer.Option(help="T.", rich_help_panel=_GRAPH)] = None
     n_facts: Annotated[int | None, typer.Option(help="Training facts.", rich_help_panel=_GRAPH)] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions(GraphOptions, SearchOptions):
+    """The options of a command that searches for a plan without data."""
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]

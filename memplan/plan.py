@@ -73,6 +73,18 @@ class TensorAtPeak(BaseModel):
     """The phase in which it is allocated."""
 
 
+class Knob(BaseModel):
+    """A change of one setting and what it would save."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    change: str
+    """As the command line writes it."""
+    saved_bytes: ByteCount
+    changes_result: bool
+    """Whether another model would be trained; otherwise only memory and time change."""
+
+
 class Estimate(BaseModel):
     """What one workload allocates."""
 
@@ -84,6 +96,8 @@ class Estimate(BaseModel):
     tensors_at_peak: list[TensorAtPeak]
     budget_bytes: ByteCount | None = None
     fits: bool | None = None
+    knobs: list[Knob] | None = None
+    """What each knob would save, the largest saving first; None where it was not asked for."""
 
 
 class Alternative(BaseModel):
@@ -120,6 +134,8 @@ class Plan(BaseModel):
     budget_source: str
     smallest_budget_bytes: ByteCount
     """What the smallest layout would take: less will not do at this batch, rank and score."""
+    rank_lowered_from: int | None = None
+    """The rank that was asked for, where it was given up so that something fits."""
     fits: bool
     seconds_per_epoch: float
     """By the cost model: for comparing plans, not a promise."""

@@ -63,8 +63,7 @@ def plan(
     if rank == 0:
         raise Search(shape, target, n_queries, {**settings, "rank": 1}).nothing_fits()
     found = Search(shape, target, n_queries, {**settings, "rank": rank}).plan()
-    reason = f"rank lowered from {asked} to {rank}, since nothing fits at {asked}; {found.reason}"
-    return found.model_copy(update={"reason": reason})
+    return found.model_copy(update={"rank_lowered_from": asked})
 
 
 def plan_largest_rank(

@@ -11,14 +11,16 @@ from rich.table import Table
 from rich.text import Text
 
 from memplan.comparison import Row
+from memplan.curve import curve, sparkline
 from memplan.devices import Target
-from memplan.plan import Estimate, MemoryCheck, Plan, TensorAtPeak
-from memplan.units import format_bytes, format_count
+from memplan.gpus import GPUS
+from memplan.plan import Estimate, Knob, MemoryCheck, Plan, TensorAtPeak
+from memplan.programs.step import one_step
+from memplan.units import format_bytes, format_count, format_mib_up
 from memplan.workload import Workload
 
 SHOWN_TENSORS = 8
-
-
+CURVE_WIDTH = 64
 PIPE_WIDTH = 1000
 
 
@@ -39,7 +41,10 @@ def estimate_report(estimate: Estimate, target: Target, *, explain: bool) -> Ren
     parts += [line, *_large_tensors(estimate.tensors_at_peak)]
     if estimate.budget_bytes is not None:
         parts.append(_verdict(peak.device_bytes, estimate.budget_bytes, target.budget_source))
-    parts += ["", _phases(estimate), "", _tensors(estimate.tensors_at_peak, everything=explain)]
+    parts += ["", _phases(estimate), _curve(estimate.workload)]
+    parts += ["", _tensors(estimate.tensors_at_peak, everything=explain)]
+    if estimate.knobs is not None:
+        parts += ["", _knobs(estimate.knobs)]
     return Group(*parts)
 
 
@@ -78,13 +83,19 @@ def plan_report(plan: Plan, target: Target) -> RenderableType:
 
 def plan_summary(plan: Plan, target: Target) -> RenderableType:
     """Return what will be trained, how, why so, and what it takes, in a few lines."""
+    lowered = []
+    if plan.rank_lowered_from is not None:
+        what = f"rank lowered from {plan.rank_lowered_from} to {plan.rank}: nothing fits at {plan.rank_lowered_from}"
+        lowered.append(Text(what, style="bold yellow"))
     return Group(
+        *lowered,
         _title(plan.workload, target),
         _layout(plan.workload),
         Text(f"why  {plan.reason}"),
         Text(f"evaluation: {plan.eval_batch_size} queries × {plan.eval_chunk_size} entities at a time"),
         Text("peak  ").append(format_bytes(plan.peak.device_bytes), style="bold"),
         _verdict(plan.peak.device_bytes, plan.budget_bytes, plan.budget_source),
+        Text(f"the smallest budget that would do: {format_mib_up(plan.smallest_budget_bytes)}"),
     )
 
 
@@ -103,19 +114,48 @@ def check_report(check: MemoryCheck) -> RenderableType:
 
 def comparison_report(rows: list[Row], target: Target) -> RenderableType:
     """Return the grid of a comparison."""
-    table = _table("rank", ("batch", ">"), ("scoring", "<"), ("memory", ">"), ("s/epoch", ">"), ("", "<"))
+    is_guide = any(row.claim is not None for row in rows)
+    columns = [("batch", ">"), ("scoring", "<"), ("tensors", ">"), ("on the device", ">"), ("s/epoch", ">")]
+    columns += [("here", "<"), ("on GPUs", "<")]
+    if is_guide:
+        table = _table(
+            "where in the guide", ("dataset", "<"), ("it says", ">"), ("one tensor", ">"), ("rank", ">"), *columns
+        )
+    else:
+        table = _table("rank", *columns)
     for row in rows:
+        cells: list[str | Text] = []
+        if row.claim is not None:
+            again = row.scoring != "materialized"  # the configuration's second row
+            cells = ["", "", "", ""] if again else [
+                row.claim.place, row.claim.dataset, row.claim.says, f"{row.tensor_bytes / 1e9:.2f} GB"
+            ]  # fmt: skip
         table.add_row(
+            *cells,
             str(row.rank),
             str(row.batch_size),
             row.scoring,
-            format_bytes(row.device_bytes),
+            # The guide counts in GB; so that its figures stand beside ours, so do we.
+            *(
+                f"{n_bytes / 1e9:.2f} GB" if is_guide else format_bytes(n_bytes)
+                for n_bytes in (row.requested_bytes, row.device_bytes)
+            ),
             _seconds(row.seconds_per_epoch),
             Text("fits", style="green") if row.fits else Text("does not fit", style="bold red"),
+            _on_gpus(row.gpus),
         )
-    budget = f"budget {format_bytes(target.budget_bytes)} ({target.budget_source})"
+    budget = f"here: {target.name}, budget {format_bytes(target.budget_bytes)} ({target.budget_source})"
     note = "training memory, the whole batch at once; s/epoch orders rows by a cost model, no promise of speed"
     return Group(table, Text(budget), Text(note, style="dim"))
+
+
+def _on_gpus(fitting: tuple[str, ...]) -> str:
+    """Return how many of the catalog's GPUs, and the smallest of them."""
+    if not fitting:
+        return f"none of {len(GPUS)}"
+    smallest = min((GPUS[name] for name in fitting), key=lambda gpu: gpu.memory_bytes)
+    size = f"from {smallest.memory_bytes // 2**30} GiB ({smallest.name})"
+    return f"all {len(GPUS)}" if len(fitting) == len(GPUS) else f"{len(fitting)} of {len(GPUS)}, {size}"
 
 
 def verification_report(found: list[tuple[Workload, MemoryCheck]]) -> RenderableType:
@@ -221,9 +261,30 @@ def _phases(estimate: Estimate) -> Table:
     return table
 
 
+def _curve(workload: Workload) -> Text:
+    """Return memory over one step in one line: the compact form of the picture that --plot draws."""
+    line = sparkline(curve(one_step(workload)), CURVE_WIDTH)
+    return Text("one step         ").append(line, style="cyan").append("  setup to optimizer", style="dim")
+
+
+def _knobs(found: list[Knob]) -> RenderableType:
+    table = _table("what a knob would save", ("", ">"), ("", "<"))
+    for knob in found:
+        table.add_row(
+            knob.change,
+            format_bytes(-knob.saved_bytes),
+            "trains another model" if knob.changes_result else "same result",
+        )
+    if not found:
+        table.add_row("nothing: no smaller setting is left", "", "")
+    return table
+
+
 def _tensors(tensors: list[TensorAtPeak], *, everything: bool) -> Table:
     total = sum(tensor.bytes for tensor in tensors)
-    table = _table("alive at the peak", ("shape", "<"), ("dtype", "<"), ("bytes", ">"), ("share", ">"))
+    columns = [("shape", "<"), ("dtype", "<"), ("bytes", ">"), ("share", ">")]
+    # Who looks closer is told since when each has been there, too.
+    table = _table("alive at the peak", *columns, *([("kind", "<"), ("since", "<")] if everything else []))
     shown = tensors if everything else tensors[:SHOWN_TENSORS]
     for tensor in shown:
         table.add_row(
@@ -232,6 +293,7 @@ def _tensors(tensors: list[TensorAtPeak], *, everything: bool) -> Table:
             tensor.dtype,
             format_count(tensor.bytes),
             f"{tensor.bytes / total:.1%}",
+            *([tensor.kind, tensor.phase] if everything else []),
         )
     rest = tensors[len(shown) :]
     if rest:

@@ -51,9 +51,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     from memplan.errors import MemplanError
     from memplan.job import run_command
-    from memplan.options import JobOptions
+    from memplan.options import SearchOptions
 
-    given = JobOptions(
+    given = SearchOptions(
         dataset=options.dataset,
         data_dir=options.data_dir,
         model=options.model,

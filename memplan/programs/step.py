@@ -43,6 +43,15 @@ def run(workload: Workload, *, training: bool = True, evaluation: bool = True, s
     return ledger
 
 
+def one_step(workload: Workload) -> Ledger:
+    """Tell setup and a single full step: what a picture of memory over one step shows."""
+    ledger = set_up(workload)
+    with ledger.phase("shuffle"):
+        ledger.new("order of the examples", workload.n_examples, dtype="int64", kind="data")
+    _step(ledger, workload, program_of(workload), workload.batch_size)
+    return ledger
+
+
 def set_up(workload: Workload) -> Ledger:
     """Return a ledger with everything that lives as long as the trainer."""
     ledger = Ledger(workload.device)

@@ -1,0 +1,39 @@
+"""What the TNTPairRE memory guide says, to be compared with what is so: its settings and its trade-off table.
+
+The guide is a Vietnamese text that users of the model pass on; README.md and docs/guide-figures.md answer it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Claim(NamedTuple):
+    """A configuration of TNTPairRE and the memory that the guide gives for it."""
+
+    place: str
+    dataset: str
+    rank: int
+    batch_size: int
+    says: str
+    """As the guide writes it."""
+    says_bytes: int | None
+    """The same in bytes, 1 GB = 10^9; None for "OOM"."""
+
+
+def _claim(place: str, dataset: str, rank: int, batch_size: int, says: str) -> Claim:
+    number = says.removesuffix(" GB")
+    return Claim(place, dataset, rank, batch_size, says, None if number == says else round(float(number) * 1e9))
+
+
+CLAIMS: tuple[Claim, ...] = (
+    _claim("the problem: one tensor", "ICEWS14", 100, 1000, "2.7 GB"),
+    _claim("solution 1: smaller batch", "ICEWS14", 100, 200, "0.54 GB"),
+    _claim("recommended", "ICEWS14", 64, 256, "0.6 GB"),
+    _claim("recommended", "ICEWS05-15", 64, 200, "0.8 GB"),
+    _claim("recommended", "YAGO15K", 64, 128, "0.9 GB"),
+    _claim("trade-off", "ICEWS14", 100, 1000, "OOM"),
+    _claim("trade-off", "ICEWS14", 100, 256, "0.7 GB"),
+    _claim("trade-off", "ICEWS14", 64, 512, "0.8 GB"),
+    _claim("trade-off", "ICEWS14", 50, 256, "0.4 GB"),
+)

@@ -1,0 +1,156 @@
+"""The planner as a library: ``from memplan import estimate, plan``. The commands of the same names call this too."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, TypedDict, Unpack
+
+from memplan import planner
+from memplan.alloc_conf import from_environment
+from memplan.catalog import DEMO
+from memplan.devices import Target, resolve
+from memplan.errors import DoesNotFitError, UsageError
+from memplan.estimator import estimate as estimate_workload
+from memplan.knobs import knobs
+from memplan.machine import usable_threads
+from memplan.options import Graph, GraphOptions, Job, PlanOptions, SearchOptions, gather
+from memplan.plan import Estimate, Plan
+from memplan.scorings import preferred, require
+from memplan.workload import TRAITS, Shape, Workload, build_workload
+
+
+class Settings(TypedDict, total=False):
+    """What may be said of a run besides its graph; what is left out comes from the dataset's and model's recipe.
+
+    The commands' options, underscores for dashes: ``memplan estimate --help`` describes each.
+    """
+
+    data_dir: Path | None
+    model: str | None
+    rank: int | str | None
+    batch_size: int | None
+    score: str | None
+    optimizer: str | None
+    emb_reg: float | None
+    time_reg: float | None
+    no_time_emb: bool | None
+    unit_norm: bool | None
+    micro_batch_size: int | None
+    chunk_size: int | None
+    scoring: str | None
+    precision: str | None
+    eval_batch_size: int | None
+    eval_chunk_size: int | None
+    device: str | None
+    budget: str | None
+    alloc_conf: str | None
+
+
+def estimate(dataset: str | Shape = DEMO.name, **settings: Unpack[Settings]) -> Estimate:
+    """Return what a run allocates, to the byte: its peak, its phases, and the tensors alive at the peak.
+
+    ``dataset``: a name of the catalog, a folder with data, or the shape of a graph that is not there yet. Nothing is
+    chosen: what is left out takes its recipe's or its plain value.
+
+        >>> estimate("ICEWS14", model="TNTPairRE", rank=100, scoring="materialized", device="cpu").peak.requested_bytes
+        8628947292
+
+    Raises:
+        MemplanError: a name, a value or a device that cannot be used; the message is one line.
+    """
+    found, _ = estimate_given(GraphOptions(**_options(dataset, settings)))
+    return found
+
+
+def plan(
+    dataset: str | Shape = DEMO.name,
+    *,
+    allow_rank_reduction: bool = False,
+    epoch_seconds: float = 60.0,
+    **settings: Unpack[Settings],
+) -> Plan:
+    """Return the fastest plan that fits: micro-batch, chunk, scoring and evaluation sizes chosen where left out.
+
+    ``rank="auto"`` takes the largest rank that fits within ``epoch_seconds`` an epoch by the cost model;
+    ``allow_rank_reduction`` lowers the rank where nothing fits as asked.
+
+        >>> plan("ICEWS14", model="TNTPairRE", rank=100, device="cpu", budget="16MiB").micro_batch_size
+        250
+
+    Raises:
+        DoesNotFitError: nothing fits; the message names the smallest budget that would do.
+        MemplanError: a name, a value or a device that cannot be used.
+    """
+    options = _options(dataset, settings)
+    given = PlanOptions(allow_rank_reduction=allow_rank_reduction, epoch_seconds=epoch_seconds, **options)
+    return plan_given(given, resolve(given.device, given.budget))
+
+
+def _options(dataset: str | Shape, settings: Settings) -> dict[str, Any]:
+    """Return the commands' options; a rank is text there, since it may be auto."""
+    graph = {"dataset": dataset} if isinstance(dataset, str) else dataset.model_dump()
+    rank = settings.get("rank")
+    return {**graph, **settings, "rank": None if rank is None else str(rank)}
+
+
+def estimate_given(given: GraphOptions, *, explain: bool = False) -> tuple[Estimate, Target]:
+    """Return the estimate of a command's options, and the target that they name; ``explain`` adds the knobs."""
+    target = resolve(given.device, given.budget)
+    workload = workload_given(given, target)
+    found = estimate_workload(workload, outside_bytes=target.outside_bytes, budget_bytes=target.budget_bytes)
+    if explain:
+        found = found.model_copy(update={"knobs": knobs(workload, target)})
+    return found, target
+
+
+def workload_given(given: GraphOptions, target: Target) -> Workload:
+    """Return the workload of a command's options: the whole batch, all entities, the scoring that needs least."""
+    if given.rank_is_auto:
+        raise UsageError("--rank auto: an estimate chooses nothing; say a rank, or use memplan plan")
+    job = gather(given)
+    settings = settings_for(job, target)
+    score = settings.get("score") or TRAITS[settings["model"]].scores[0]
+    settings.setdefault("scoring", preferred(score, target.device, target.capability))
+    if job.graph.n_queries is not None:
+        batch = settings.get("micro_batch_size") or settings["batch_size"]
+        settings.setdefault("eval_batch_size", min(batch, job.graph.n_queries))
+    workload = build_workload(job.graph.shape, **settings)
+    require(workload.score, workload.scoring, workload.device, target.capability)
+    return workload
+
+
+def settings_for(job: Job, target: Target) -> dict[str, Any]:
+    """Return a job's settings with what the target adds: its threads, its allocator's options, its workspace."""
+    settings: dict[str, Any] = {"threads": usable_threads(), "workspace_bytes": target.workspace_bytes}
+    if target.device == "cuda":
+        settings["alloc_conf"] = from_environment()
+    return {**settings, **job.settings, "device": target.device}
+
+
+def plan_given(given: SearchOptions, target: Target, graph: Graph | None = None, *, auto_fit: bool = True) -> Plan:
+    """Return the plan of a command's options for a graph (else the one that they name).
+
+    Without ``auto_fit`` micro-batch and chunk are the whole batch and all entities where they are not given.
+
+    Raises:
+        DoesNotFitError: nothing fits.
+    """
+    job = gather(given, graph)
+    settings = {**settings_for(job, target), "n_queries": job.graph.n_queries}
+    shape = job.graph.shape
+    if given.rank_is_auto:
+        if not auto_fit:
+            raise UsageError("--rank auto: the search chooses it; add --auto-fit-gpu")
+        if not (given.epoch_seconds > 0 and math.isfinite(given.epoch_seconds)):
+            raise UsageError(f"--epoch-seconds: {given.epoch_seconds}: a number of seconds above 0")
+        del settings["rank"]
+        return planner.plan_largest_rank(shape, target, given.epoch_seconds, **settings)
+    settings["allow_rank_reduction"] = given.allow_rank_reduction
+    if auto_fit:
+        return planner.plan(shape, target, **settings)
+    plain = {"micro_batch_size": settings["batch_size"], "chunk_size": shape.n_entities}
+    try:
+        return planner.plan(shape, target, **{**plain, **settings})
+    except DoesNotFitError as error:
+        raise DoesNotFitError(f"{error}, or let --auto-fit-gpu choose smaller micro-batches and chunks") from None

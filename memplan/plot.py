@@ -1,0 +1,125 @@
+"""The picture of memory over one step: live bytes by kind, the budget as a line, what was measured over it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+from memplan.curve import Point, curve
+from memplan.errors import MemplanError, UsageError
+from memplan.ledger import KINDS, Kind
+from memplan.programs.step import one_step
+from memplan.units import format_bytes
+from memplan.workload import Workload
+
+COLOURS: dict[Kind, str] = {
+    "parameters": "#4477aa",
+    "optimizer": "#66ccee",
+    "gradients": "#228833",
+    "data": "#bbbbbb",
+    "scores": "#ee6677",
+    "temporaries": "#ccbb44",
+}
+"""Paul Tol's bright scheme, distinct to colour-blind eyes."""
+FORMATS = (".png", ".svg", ".pdf")
+
+
+def plot_step(
+    workload: Workload,
+    path: Path,
+    *,
+    budget_bytes: int | None = None,
+    measured: Sequence[tuple[str, int]] | None = None,
+) -> None:
+    """Draw memory over one step to ``path`` (PNG, SVG or PDF by its ending).
+
+    ``measured``: phase and live bytes after each event of a run's first step, as its folder keeps them.
+
+    Raises:
+        UsageError: another ending.
+        MemplanError: matplotlib is not installed, or the file cannot be written.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise UsageError(f"--plot {path}: a picture ends in {', '.join(FORMATS)}")
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MemplanError("--plot needs matplotlib: pip install 'memplan-tkbc[plot]'") from None
+    points = curve(one_step(workload))
+    figure = Figure(figsize=(11, 5.5), layout="constrained")
+    axes = figure.add_subplot()
+    mib = 2**20
+    where = range(len(points))
+    axes.stackplot(
+        where,
+        [[point.bytes_of[kind] / mib for point in points] for kind in KINDS],
+        labels=KINDS,
+        colors=[COLOURS[kind] for kind in KINDS],
+        step="post",
+    )
+    highest = max(point.total for point in points)
+    if measured:
+        xs, ys = _aligned(points, measured)
+        axes.step(xs, [y / mib for y in ys], where="post", color="black", linewidth=1, linestyle="--", label="measured")
+        highest = max(highest, *ys)
+    if budget_bytes is not None and budget_bytes < 3 * highest:
+        axes.axhline(budget_bytes / mib, color="#aa3377", linewidth=1.5, label=f"budget {format_bytes(budget_bytes)}")
+        highest = max(highest, budget_bytes)
+    for phase, start, stop in _segments([point.phase for point in points]):
+        axes.axvline(start, color="white", linewidth=0.6)
+        axes.text((start + stop) / 2, 1.01, phase, rotation=35, fontsize=7, transform=axes.get_xaxis_transform())
+    axes.set_xlim(0, len(points) - 1)
+    axes.set_ylim(0, 1.05 * highest / mib)
+    axes.set_xlabel("allocations and frees of setup and one step, in order")
+    axes.set_ylabel("MiB alive")
+    axes.set_title(
+        f"{workload.model} ({workload.score}, {workload.scoring}) on {workload.dataset or 'your graph'}: rank "
+        f"{workload.rank}, batch {workload.batch_size}, peak {format_bytes(max(point.total for point in points))}",
+        pad=52,
+    )
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    try:
+        figure.savefig(path, dpi=150)
+    except OSError as error:
+        raise MemplanError(f"--plot {path}: cannot be written: {error.strerror or error}") from None
+
+
+def _segments(phases: Sequence[str]) -> list[tuple[str, int, int]]:
+    """Return each stretch of one phase as (phase, first index, index after the last)."""
+    found, at = [], 0
+    for phase, group in groupby(phases):
+        length = len(list(group))
+        found.append((phase, at, at + length))
+        at += length
+    return found
+
+
+def _aligned(points: Sequence[Point], measured: Sequence[tuple[str, int]]) -> tuple[list[float], list[int]]:
+    """Return where each measured point belongs on the predicted axis: phase by phase, evenly inside each.
+
+    The prediction tells the first micro-batch and the last, ragged one; a phase's n-th stretch is set over the measured
+    n-th, its last over the measured last.
+    """
+    predicted = _segments([point.phase for point in points])
+    found = _segments([phase for phase, _ in measured])
+    stretches: dict[str, list[tuple[int, int]]] = {}
+    for phase, start, stop in found:
+        stretches.setdefault(phase, []).append((start, stop))
+    times: dict[str, int] = {}
+    for phase, _, _ in predicted:
+        times[phase] = times.get(phase, 0) + 1
+    seen: dict[str, int] = {}
+    xs: list[float] = []
+    ys: list[int] = []
+    for phase, start, stop in predicted:
+        seen[phase] = seen.get(phase, 0) + 1
+        if phase not in stretches:
+            continue
+        of_phase = stretches[phase]
+        is_last = times[phase] > 1 and seen[phase] == times[phase]
+        first, after = of_phase[-1] if is_last else of_phase[min(seen[phase], len(of_phase)) - 1]
+        for i in range(first, after):
+            xs.append(start + (stop - start) * (i - first) / (after - first))
+            ys.append(measured[i][1])
+    return xs, ys
