@@ -33,8 +33,8 @@ SMALL_SEGMENT = 2 * MIB
 LARGE_LIMIT = 10 * MIB
 LARGE_SEGMENT = 20 * MIB
 SEGMENT_ROUNDING = 2 * MIB
-ADDRESSES = 2**60
-"""Room for one expandable segment: more than any device has."""
+ADDRESSES = LARGE_SEGMENT * 2**34
+"""Room for one expandable segment: more than any device has, and a whole number of pages."""
 
 
 class OutOfDeviceMemory(Exception):  # noqa: N818 - what the driver says, not a mistake of the caller

@@ -31,6 +31,7 @@ class Calibration(BaseModel):
     versions: dict[str, str]
     flops_per_second: Rate
     bytes_per_second: Rate
+    fresh_bytes_per_second: Rate
     launch_seconds: Rate
     l1_terms_per_second: Rate | None = None
     l1_gradient_terms_per_second: Rate | None = None
@@ -92,6 +93,7 @@ def apply(target: Target) -> Target:
             measured = Rates(
                 found.flops_per_second,
                 found.bytes_per_second,
+                found.fresh_bytes_per_second,
                 found.launch_seconds,
                 found.l1_terms_per_second or target.rates.l1_terms_per_second,
                 found.l1_gradient_terms_per_second or target.rates.l1_gradient_terms_per_second,

@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 
 from memplan.catalog import DATASETS, find_recipe
 from memplan.devices import resolve
-from memplan.errors import DoesNotFitError, MemplanError
+from memplan.errors import DoesNotFitError, MemplanError, UsageError
 from memplan.gpus import GPUS
 from memplan.library import estimate_given, plan_given, settings_for
 from memplan.machine import usable_threads
@@ -143,6 +143,11 @@ def compare(
     from memplan.comparison import compare_with_guide, values_of
 
     target = resolve(given.device, given.budget)
+    for many, one in ((ranks, given.rank), (batch_sizes, given.batch_size)):
+        if many is not None and one is not None:
+            raise UsageError(f"a list, {many}, and a single value, {one}, exclude each other; leave one out")
+    ranks = ranks or given.rank
+    batch_sizes = batch_sizes or (None if given.batch_size is None else str(given.batch_size))
     if ranks is None and batch_sizes is None:
         recipe = find_recipe(None, "TNTPairRE").settings
         rows = list(compare_with_guide(target, {**recipe, **given.given_settings(), "threads": usable_threads()}))
@@ -190,6 +195,24 @@ def verify(
         make_console().print(verification_report([(v.workload, v.check) for v in found]))
     if max(abs(v.check.peak.relative_error) for v in found) > tolerance:
         raise typer.Exit(1)
+
+
+@app.command()
+def calibrate(
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Measure this machine's rates (on CUDA also context and workspace); plans for it use them from then on."""
+    from memplan.job import run_calibration
+
+    found, path = run_calibration(device)
+    if as_json:
+        _print_json(found)
+    else:
+        from memplan.report import calibration_report, make_console
+
+        make_console().print(calibration_report(found))
+        make_console().print(f"kept in {path}", soft_wrap=True)
 
 
 @app.command()

@@ -1,7 +1,6 @@
 """The cost model: operations, bytes moved and launches, turned into seconds with a device's rates.
 
-It orders plans; it promises nothing. Plain PyTorch is bound by its memory traffic; the bytes it moves follow from
-timings on a CPU (benchmarks/).
+It orders plans; it promises nothing. A distance in plain PyTorch is bound by the tensors that it writes.
 """
 
 from __future__ import annotations
@@ -9,9 +8,9 @@ from __future__ import annotations
 from memplan.rates import Rates
 from memplan.workload import Workload
 
-# Bytes that plain PyTorch moves for each of the b · c · d terms: 7 reads or writes of a float32 forward, 12 backward.
-PLAIN_FORWARD_BYTES = 28
-PLAIN_BACKWARD_BYTES = 48
+PLAIN_FORWARD_TENSORS = 3
+PLAIN_BACKWARD_TENSORS = 6
+"""(b, c, d) tensors that plain PyTorch writes for a distance; each is read about once."""
 SOFTMAX_BYTES = 24
 """Reads and writes of a score: largest, exponential, sum, probability."""
 LAUNCHES_PER_CHUNK = 20
@@ -68,8 +67,6 @@ def _score_seconds(workload: Workload, rates: Rates) -> tuple[float, float]:
     if workload.scoring == "fused":
         return width / rates.l1_terms_per_second, width / rates.l1_gradient_terms_per_second
     # Half precision halves what the large tensors move; PyTorch's CPU sum converts them back first and gains nothing.
-    share = 0.5 if workload.precision != "fp32" and workload.device == "cuda" else 1.0
-    return (
-        share * PLAIN_FORWARD_BYTES * width / rates.bytes_per_second,
-        share * PLAIN_BACKWARD_BYTES * width / rates.bytes_per_second,
-    )
+    item_bytes = 2 if workload.precision != "fp32" and workload.device == "cuda" else 4
+    per_tensor = item_bytes * width * (1 / rates.fresh_bytes_per_second + 1 / rates.bytes_per_second)
+    return PLAIN_FORWARD_TENSORS * per_tensor, PLAIN_BACKWARD_TENSORS * per_tensor

@@ -7,6 +7,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from memplan.calibration import Calibration
+from memplan.calibration import write as write_calibration
 from memplan.catalog import find_recipe
 from memplan.devices import Target, resolve
 from memplan.errors import DoesNotFitError, MemplanError, UsageError
@@ -197,3 +199,19 @@ def run_verification(count: int, seed: int, device: str, *, show_progress: bool)
         workloads, "verifying", console=console, transient=True, disable=not (show_progress and console.is_terminal)
     )
     return sorted((verify(workload) for workload in shown), key=lambda v: -abs(v.check.peak.relative_error))
+
+
+def run_calibration(device: str) -> tuple[Calibration, Path]:
+    """Measure this machine's CPU or GPU, keep the figures, and return them with the file that holds them.
+
+    Raises:
+        MemplanError: the device is not there.
+    """
+    target = resolve(device, None)
+    if device.lower() not in ("cpu", "cuda"):
+        raise UsageError(f"--device {device}: only what is here can be measured; cpu or cuda")
+    from tkbc.calibration import calibrate
+
+    with make_console().status("measuring"):
+        found = calibrate(target)
+    return found, write_calibration(found)

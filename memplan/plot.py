@@ -68,6 +68,8 @@ def plot_step(
         highest = max(highest, budget_bytes)
     for phase, start, stop in _segments([point.phase for point in points]):
         axes.axvline(start, color="white", linewidth=0.6)
+        if stop - start < len(points) / 50:
+            continue  # its name would lie on its neighbour's
         axes.text((start + stop) / 2, 1.01, phase, rotation=35, fontsize=7, transform=axes.get_xaxis_transform())
     axes.set_xlim(0, len(points) - 1)
     axes.set_ylim(0, 1.05 * highest / mib)

@@ -14,6 +14,8 @@ class Rates(NamedTuple):
     """Of a float32 matrix product; a multiply-add counts as two."""
     bytes_per_second: float
     """Read or written by element-wise operations."""
+    fresh_bytes_per_second: float
+    """Written into new tensors. On the CPU the system hands out their pages one by one; on CUDA they are at hand."""
     launch_seconds: float
     """What an operation costs however small."""
     l1_terms_per_second: float
@@ -24,7 +26,7 @@ class Rates(NamedTuple):
 
 def cpu_rates(threads: int) -> Rates:
     """Return rates of a core times ``threads``: what kernels reach (benchmarks/), not a datasheet's peak."""
-    return Rates(45e9 * threads, 4e9 * threads, 8e-6, 22e9 * threads, 13e9 * threads)
+    return Rates(45e9 * threads, 5e9 * threads, 1e9 * threads, 4e-6, 22e9 * threads, 13e9 * threads)
 
 
 def gpu_rates(gpu: Gpu) -> Rates:
@@ -32,4 +34,5 @@ def gpu_rates(gpu: Gpu) -> Rates:
 
     A multiply-add is one instruction and two flops, hence 4 and 10 flops a term; nothing of it is measured.
     """
-    return Rates(gpu.flops_per_second, gpu.bytes_per_second, 6e-6, gpu.flops_per_second / 4, gpu.flops_per_second / 10)
+    flops, traffic = gpu.flops_per_second, gpu.bytes_per_second
+    return Rates(flops, traffic, traffic, 6e-6, flops / 4, flops / 10)

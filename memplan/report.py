@@ -10,6 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from memplan.calibration import Calibration
 from memplan.comparison import Row
 from memplan.curve import curve, sparkline
 from memplan.devices import Target
@@ -77,7 +78,16 @@ def plan_report(plan: Plan, target: Target) -> RenderableType:
         plan_summary(plan, target),
         "",
         chosen,
-        Text("s/epoch orders plans by a cost model; it is no promise of speed", style="dim"),
+        Text(
+            "s/epoch orders plans by a cost model, with rates "
+            + (
+                "measured here (memplan calibrate)"
+                if target.is_calibrated
+                else "from the catalog (see memplan calibrate)"
+            )
+            + "; it is no promise of speed",
+            style="dim",
+        ),
     )
 
 
@@ -156,6 +166,23 @@ def _on_gpus(fitting: tuple[str, ...]) -> str:
     smallest = min((GPUS[name] for name in fitting), key=lambda gpu: gpu.memory_bytes)
     size = f"from {smallest.memory_bytes // 2**30} GiB ({smallest.name})"
     return f"all {len(GPUS)}" if len(fitting) == len(GPUS) else f"{len(fitting)} of {len(GPUS)}, {size}"
+
+
+def calibration_report(found: Calibration) -> RenderableType:
+    """Return a device's measured figures."""
+    table = _table(found.device, ("measured", ">"))
+    table.add_row("matrix products", f"{found.flops_per_second / 1e9:,.1f} GFLOP/s")
+    table.add_row("element-wise traffic", f"{found.bytes_per_second / 1e9:,.1f} GB/s")
+    table.add_row("writing new tensors", f"{found.fresh_bytes_per_second / 1e9:,.1f} GB/s")
+    table.add_row("the smallest operation", f"{found.launch_seconds * 1e6:,.2f} µs")
+    if found.l1_terms_per_second is not None and found.l1_gradient_terms_per_second is not None:
+        table.add_row("fused L1, terms forward", f"{found.l1_terms_per_second / 1e9:,.1f} G/s")
+        table.add_row("fused L1, terms backward", f"{found.l1_gradient_terms_per_second / 1e9:,.1f} G/s")
+    if found.context_bytes is not None:
+        table.add_row("CUDA context and modules", format_bytes(found.context_bytes))
+    if found.workspace_bytes is not None:
+        table.add_row("cuBLAS workspace", format_bytes(found.workspace_bytes))
+    return table
 
 
 def verification_report(found: list[tuple[Workload, MemoryCheck]]) -> RenderableType:

@@ -5,8 +5,16 @@ from __future__ import annotations
 import itertools
 import random
 
-from memplan.allocator import CachingAllocator, replay
+import pytest
+
+from memplan.alloc_conf import AllocatorSettings, from_environment
+from memplan.allocator import Block, CachingAllocator, OutOfDeviceMemory, replay
+from memplan.catalog import find_dataset
+from memplan.estimator import peak_of
 from memplan.ledger import Ledger
+from memplan.programs.evaluation import evaluate
+from memplan.programs.step import epoch, program_of, run
+from memplan.workload import build_workload
 
 KIB, MIB = 2**10, 2**20
 
@@ -79,23 +87,33 @@ def test_a_small_tensor_in_a_large_block_forces_another_segment() -> None:
     assert allocator.peak_allocated_bytes == 52 * MIB
 
 
-def test_random_traffic_keeps_the_books() -> None:
-    """Blocks in use never overlap, and allocated never exceeds reserved."""
+SETTINGS = [AllocatorSettings.parse(text) for text in ("", "max_split_size_mb:21", "expandable_segments:True")]
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_random_traffic_keeps_the_books(settings: AllocatorSettings) -> None:
+    """Blocks in use never overlap, and allocated never exceeds reserved; returning the cache keeps what is in use."""
     draw = random.Random(7)
-    allocator = CachingAllocator()
+    allocator = CachingAllocator(settings)
     in_use = []
     for _ in range(3000):
         if in_use and draw.random() < 0.48:
             allocator.free(in_use.pop(draw.randrange(len(in_use))))
         else:
-            size = draw.choice([1, 300, 700 * KIB, 3 * MIB, 11 * MIB]) + draw.randrange(4096)
+            size = draw.choice([1, 300, 700 * KIB, 3 * MIB, 11 * MIB, 31 * MIB]) + draw.randrange(4096)
             block = allocator.allocate(size)
             assert block is not None
             assert block.size >= size
             in_use.append(block)
+        if draw.random() < 0.02:
+            allocator.empty_cache()
         assert allocator.allocated_bytes == sum(block.size for block in in_use) <= allocator.reserved_bytes
     spans = sorted((block.address, block.address + block.size) for block in in_use)
     assert all(stop <= start for (_, stop), (start, _) in itertools.pairwise(spans))
+    for block in in_use:
+        allocator.free(block)
+    allocator.empty_cache()
+    assert allocator.allocated_bytes == allocator.reserved_bytes == 0
 
 
 def test_a_ledger_is_replayed_in_order_and_empty_tensors_take_nothing() -> None:
@@ -108,3 +126,143 @@ def test_a_ledger_is_replayed_in_order_and_empty_tensors_take_nothing() -> None:
     assert allocator.peak_allocated_bytes == 4096 + 12 * MIB
     assert allocator.peak_reserved_bytes == 2 * MIB + 12 * MIB
     assert allocator.allocated_bytes == 0
+
+
+def allocate(allocator: CachingAllocator, mib: int) -> Block:
+    block = allocator.allocate(mib * MIB)
+    assert block is not None
+    return block
+
+
+def test_max_split_size_keeps_large_blocks_for_large_requests() -> None:
+    """PyTorch's documentation: blocks larger than max_split_size_mb are not split, so they serve no smaller request."""
+    plain, limited = CachingAllocator(), CachingAllocator(AllocatorSettings.parse("max_split_size_mb:128"))
+    for allocator in (plain, limited):
+        allocator.free(allocate(allocator, 200))
+        allocate(allocator, 30)
+    assert plain.reserved_bytes == 200 * MIB  # 30 MiB were cut from the cached 200
+    assert limited.reserved_bytes == 230 * MIB
+
+
+def test_an_oversize_block_serves_a_request_within_20_mib_and_stays_whole() -> None:
+    allocator = CachingAllocator(AllocatorSettings.parse("max_split_size_mb:128"))
+    cached = [allocate(allocator, 160), allocate(allocator, 180)]
+    for block in cached:
+        allocator.free(block)
+    allocate(allocator, 150)  # 160 < 150 + 20: taken, and not split
+    assert (allocator.allocated_bytes, allocator.reserved_bytes) == (160 * MIB, 340 * MIB)
+    allocate(allocator, 150)  # 180 is 20 more than 160 but not less than 150 + 20: a segment of its own
+    assert allocator.reserved_bytes == 490 * MIB
+
+
+def test_cached_segments_are_returned_before_the_driver_s_no_is_final() -> None:
+    allocator = CachingAllocator(capacity_bytes=100 * MIB)
+    allocator.free(allocate(allocator, 60))
+    allocate(allocator, 70)
+    assert allocator.reserved_bytes == 70 * MIB
+    with pytest.raises(OutOfDeviceMemory):
+        allocate(allocator, 40)
+    assert allocator.peak_reserved_bytes == 70 * MIB
+
+
+def test_with_max_split_size_only_oversize_blocks_that_are_needed_are_returned() -> None:
+    allocator = CachingAllocator(AllocatorSettings.parse("max_split_size_mb:128"), capacity_bytes=400 * MIB)
+    cached = [allocate(allocator, 150), allocate(allocator, 200)]
+    for block in cached:
+        allocator.free(block)
+    allocate(allocator, 170)  # 200 would waste 30: it is returned, the 150 stay cached
+    assert allocator.reserved_bytes == (150 + 170) * MIB
+    allocate(allocator, 150)
+    assert allocator.reserved_bytes == (150 + 170) * MIB
+
+
+def test_an_expandable_segment_grows_by_pages_where_its_free_space_ends() -> None:
+    allocator = CachingAllocator(AllocatorSettings.parse("expandable_segments:True"))
+    first = allocate(allocator, 30)
+    assert allocator.reserved_bytes == 40 * MIB  # two pages of 20 MiB, 10 MiB free at the end
+    allocate(allocator, 15)
+    assert allocator.reserved_bytes == 60 * MIB  # 10 + 5 of a third page
+    allocator.free(first)
+    allocate(allocator, 25)  # in the hole of 30
+    assert allocator.reserved_bytes == 60 * MIB
+    allocator.allocate(100)  # the small pool is another segment, of 2 MiB pages
+    assert allocator.reserved_bytes == 62 * MIB
+
+
+def test_of_two_blocks_that_fit_the_one_that_cannot_grow_is_taken() -> None:
+    allocator = CachingAllocator(AllocatorSettings.parse("expandable_segments:True"))
+    hole, _ = allocate(allocator, 12), allocate(allocator, 18)  # 10 MiB free at the end
+    allocator.free(hole)
+    taken = allocate(allocator, 9)  # 10 MiB fit better, but that block is the one that can grow
+    assert taken.address == hole.address
+    assert allocate(allocator, 25).size == 25 * MIB  # 10 + 15 of a new page
+    assert allocator.reserved_bytes == 60 * MIB
+
+
+def test_returning_the_cache_unmaps_whole_pages_and_holes_are_mapped_again() -> None:
+    allocator = CachingAllocator(AllocatorSettings.parse("expandable_segments:True"))
+    first, _ = allocate(allocator, 30), allocate(allocator, 30)
+    allocator.free(first)
+    allocator.empty_cache()
+    assert allocator.reserved_bytes == 40 * MIB  # the page that holds the end of the hole stays
+    block = allocate(allocator, 20)
+    assert block.address == first.address
+    assert allocator.reserved_bytes == 60 * MIB
+
+
+@pytest.mark.parametrize("scoring", ["materialized", "chunked", "fused"])
+@pytest.mark.parametrize("conf", ["", "max_split_size_mb:128", "expandable_segments:True"])
+def test_later_epochs_and_evaluations_reserve_no_more_than_the_first(scoring: str, conf: str) -> None:
+    """Training, evaluation and training again, with the cache returned between them: what lets one epoch be told."""
+    workload = build_workload(
+        find_dataset("ICEWS14").shape, model="TNTPairRE", scoring=scoring, batch_size=700, micro_batch_size=300,
+        emb_reg=0.1, time_reg=0.1, device="cuda", alloc_conf=conf,
+    )  # fmt: skip
+    once = run(workload)
+    again, model = once.copy(), program_of(workload)
+    for _ in range(2):
+        epoch(again, workload, model)
+        again.release_cache()
+        evaluate(again, workload, model)
+        again.release_cache()
+    assert peak_of(again, workload, 0) == peak_of(once, workload, 0)
+    settings = AllocatorSettings.parse(conf)
+    assert replay(again.events, settings).reserved_bytes == replay(run(workload).events, settings).reserved_bytes
+
+
+@pytest.mark.parametrize("conf", ["", "expandable_segments:True"])
+def test_training_and_evaluation_alone_bound_the_whole(conf: str) -> None:
+    """What the search relies on when it looks at each by itself."""
+    for micro_batch, chunk in ((1000, 7128), (125, 7128), (63, 1024), (8, 128)):
+        workload = build_workload(
+            find_dataset("ICEWS14").shape, model="TNTComplEx", rank=156, micro_batch_size=micro_batch, chunk_size=chunk,
+            eval_batch_size=300, eval_chunk_size=5000, device="cuda", alloc_conf=conf,
+        )  # fmt: skip
+        parts = [run(workload, evaluation=False), run(workload, training=False)]
+        whole = peak_of(run(workload), workload, 0)
+        assert whole.reserved_bytes == max(peak_of(part, workload, 0).reserved_bytes for part in parts)
+        assert whole.requested_bytes <= whole.allocated_bytes <= whole.reserved_bytes
+
+
+def test_what_the_guide_s_allocator_option_really_changes() -> None:
+    """max_split_size_mb:128 changes no tensor's size; where tensors are large it makes the allocator hold more."""
+
+    def reserved(scoring: str, conf: str) -> tuple[int, int]:
+        workload = build_workload(
+            find_dataset("ICEWS14").shape, model="TNTPairRE", scoring=scoring, device="cuda", alloc_conf=conf
+        )
+        peak = peak_of(run(workload), workload, 0)
+        return peak.requested_bytes, peak.reserved_bytes
+
+    for scoring in ("materialized", "fused"):
+        plain, limited = reserved(scoring, ""), reserved(scoring, "max_split_size_mb:128")
+        assert limited[0] == plain[0]
+        assert limited[1] >= plain[1]
+
+
+def test_options_of_the_environment_that_are_not_modelled_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "backend:native,max_split_size_mb:128")
+    assert from_environment() == "max_split_size_mb:128"
+    monkeypatch.delenv("PYTORCH_CUDA_ALLOC_CONF")
+    assert from_environment() == ""

@@ -18,6 +18,8 @@ from memplan.workload import TRAITS
 from tests.conftest import random_graph, write_folder
 from tests.test_data import SHAPE
 
+COUNTS = ["plan", "--n-relations", "9", "--n-timestamps", "9", "--n-facts", "9"]
+
 
 def invoke(*arguments: str) -> Result:
     return CliRunner().invoke(app, list(arguments))
@@ -71,6 +73,7 @@ def test_estimate_as_json_keeps_its_contract() -> None:
 def test_estimate_for_a_reader_names_the_tensor_and_how_many_live() -> None:
     result = invoke("estimate", "--dataset", "ICEWS14", "--scoring", "materialized", "--device", "cpu")
     assert "3 tensors of shape (1000, 7128, 100), 2,851,200,000 bytes each, live at the peak" in result.stdout
+    assert "▁" in result.stdout, "memory over one step, in one line"
     few = invoke("estimate", "--device", "cpu").stdout
     every = invoke("estimate", "--device", "cpu", "--explain").stdout
     assert "more (--explain)" in few
@@ -141,6 +144,23 @@ def test_listings(tmp_path: Path) -> None:
         (2, r"--budget: 'some' is no size", ["plan", "--budget", "some", "--device", "cpu"]),
         (2, r"--budget: .* is out of range", ["plan", "--budget", "0MiB", "--device", "cpu"]),
         (3, r"nothing fits 1\.00 MiB .*the smallest budget that would do is \d+MiB", ["plan", "--budget", "1MiB"]),
+        (2, r"--rank: 'much' is neither a whole number nor auto", ["plan", "--rank", "much"]),
+        (2, r"--rank auto: an estimate chooses nothing", ["estimate", "--rank", "auto"]),
+        (2, r"--rank auto: the search chooses it; add --auto-fit-gpu", ["train", "--rank", "auto"]),
+        (2, r"--epoch-seconds: nan", ["plan", "--rank", "auto", "--epoch-seconds", "nan", "--device", "cpu"]),
+        (2, r"rank: -3: ", ["plan", "--rank", "-3"]),
+        (2, r"--budget: 'nan' is no size", ["plan", "--budget", "nan", "--device", "cpu"]),
+        (2, r"--budget: '-1GiB' is no size", ["plan", "--budget", "-1GiB", "--device", "cpu"]),
+        (2, r"--budget: '3 furlongs': 'furlongs' is no unit", ["plan", "--budget", "3 furlongs", "--device", "cpu"]),
+        (2, r"n_entities: 10{18}: .* less than or equal", [*COUNTS, "--n-entities", "1" + "0" * 18]),
+        (2, r"n_entities: 0: ", [*COUNTS, "--n-entities", "0"]),
+        (2, r"--batch-sizes: '-5' is no whole number", ["compare", "--ranks", "5", "--batch-size", "-5"]),
+        (2, r"exclude each other", ["compare", "--ranks", "5,6", "--rank", "7"]),
+        (2, r"alloc_conf: 'backend' is not modelled", ["plan", "--device", "T4", "--alloc-conf", "backend:native"]),
+        (2, r"TNTComplEx is scored with dot", ["plan", "--model", "TNTComplEx", "--score", "l2"]),
+        (2, r"a picture ends in \.png, \.svg, \.pdf", ["estimate", "--plot", "memory.txt", "--device", "cpu"]),
+        (1, r"no/where\.png: cannot be written", ["estimate", "--plot", "no/where.png", "--device", "cpu"]),
+        (2, r"--device T4: only what is here can be measured", ["calibrate", "--device", "T4"]),
         (2, r"learning_rate: -1", ["train", "--learning-rate", "-1"]),
         (2, r"max_epochs: 0", ["train", "--max-epochs", "0"]),
         (1, r"cannot be read as a plan", ["train", "--plan", "absent.json"]),
@@ -179,6 +199,59 @@ def test_compare_tabulates_the_grid() -> None:
     shown = invoke("compare", *grid, "--budget", "3GiB").stdout
     assert shown.count("does not fit") == 2
     fails(2, r"--ranks: 'x' is no whole number", "compare", "--ranks", "50,x")
+
+
+def test_compare_by_default_sets_the_guide_s_figures_beside_ours() -> None:
+    rows = read_json("compare", "--device", "T4")["rows"]
+    assert [row["guide_says"] for row in rows[::2]] == [
+        "2.7 GB", "0.54 GB", "0.6 GB", "0.8 GB", "0.9 GB", "OOM", "0.7 GB", "0.8 GB", "0.4 GB",
+    ]  # fmt: skip
+    plain, fused = rows[0], rows[1]
+    assert plain["tensor_bytes"] == 2_851_200_000
+    assert plain["requested_bytes"] > 3 * plain["tensor_bytes"]
+    assert fused["requested_bytes"] < 60e6
+    assert "T4" in fused["gpus"]
+    assert "GTX 1080 Ti" not in plain["gpus"]
+    assert "GTX 1080 Ti" not in fused["gpus"], "too old for the kernel"
+    shown = invoke("compare", "--device", "T4").stdout
+    assert shown.count("trade-off") == 4
+    lines = invoke("compare", "--device", "T4", "--csv").stdout.splitlines()
+    assert len(lines) == 1 + len(rows)
+    assert lines[0].startswith("dataset,rank,batch_size,scoring,tensor_bytes")
+
+
+def test_explain_names_knobs_and_when_each_tensor_was_born() -> None:
+    command = ["estimate", "--dataset", "ICEWS14", "--scoring", "materialized", "--device", "T4", "--explain"]
+    found = read_json(*command)
+    assert found["knobs"][0]["change"] == "--scoring fused"
+    assert found["tensors_at_peak"][0]["phase"] == "score"
+    shown = invoke(
+        "estimate", "--dataset", "ICEWS14", "--scoring", "materialized", "--device", "T4", "--explain"
+    ).stdout
+    assert re.search(r"--scoring fused +−10\.\d GiB +same result", shown)
+
+
+def test_the_picture_of_a_step_is_drawn(tmp_path: Path) -> None:
+    for name in ("memory.png", "memory.svg"):
+        path = tmp_path / name
+        assert invoke("estimate", "--device", "cpu", "--budget", "40MiB", "--plot", str(path)).exit_code == 0
+        assert path.stat().st_size > 10_000
+    assert "score backward" in path.read_text(encoding="utf-8") or "<path" in path.read_text(encoding="utf-8")
+
+
+def test_plans_use_what_calibrate_has_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    before = read_json("plan", "--device", "cpu")["seconds_per_epoch"]
+    measured = read_json("calibrate", "--device", "cpu")
+    assert measured["flops_per_second"] > measured["l1_terms_per_second"] > 0
+    after = read_json("plan", "--device", "cpu")["seconds_per_epoch"]
+    assert after != before
+    assert "rates measured here" in invoke("plan", "--device", "cpu").stdout
+    file = tmp_path / "memplan" / "calibration.json"
+    entries = json.loads(file.read_text(encoding="utf-8"))["devices"]
+    assert [entry["device"] for entry in entries] == ["CPU"]
+    file.write_text('{"devices": [{}]}', encoding="utf-8")
+    fails(1, r"calibration\.json: devices\.0\.device: missing; delete it", "plan", "--device", "cpu")
 
 
 def test_verify_finds_every_byte_and_fails_above_its_tolerance(monkeypatch: pytest.MonkeyPatch) -> None:

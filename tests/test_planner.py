@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
@@ -11,11 +12,13 @@ from memplan.cost import seconds_per_epoch
 from memplan.devices import Target, resolve
 from memplan.errors import DoesNotFitError, MemplanError, UsageError
 from memplan.estimator import estimate
+from memplan.gpus import GPUS
+from memplan.knobs import knobs
 from memplan.plan import Plan, to_json
-from memplan.planner import plan
-from memplan.rates import cpu_rates
+from memplan.planner import plan, plan_largest_rank
+from memplan.rates import cpu_rates, gpu_rates
 from memplan.units import parse_bytes
-from memplan.workload import Shape, build_workload
+from memplan.workload import TRAITS, Precision, Shape, build_workload
 
 MIB = 2**20
 ICEWS14 = find_dataset("ICEWS14").shape
@@ -23,6 +26,10 @@ ICEWS14 = find_dataset("ICEWS14").shape
 
 def cpu(budget_bytes: int) -> Target:
     return Target("cpu", "CPU", budget_bytes, "--budget", cpu_rates(2), 0)
+
+
+def cuda(budget_bytes: int, capability: tuple[int, int] = (7, 5)) -> Target:
+    return Target("cuda", "T4", budget_bytes, "--budget", gpu_rates(GPUS["T4"]), 64 * MIB, capability=capability)
 
 
 def smallest_named(error: DoesNotFitError) -> int:
@@ -38,29 +45,39 @@ shapes = st.builds(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=150)
 @given(
     shape=shapes,
+    target_of=st.sampled_from([cpu, cuda]),
     budget_mib=st.integers(1, 400),
     more_mib=st.integers(0, 400),
-    model=st.sampled_from(["TNTPairRE", "TNTComplEx"]),
+    scored=st.sampled_from([(model, score) for model, traits in TRAITS.items() for score in traits.scores]),
     rank=st.integers(1, 128),
     data=st.data(),
 )
 def test_a_plan_fits_keeps_what_was_fixed_and_gains_from_more_budget(
-    shape: Shape, budget_mib: int, more_mib: int, model: str, rank: int, data: st.DataObject
+    shape: Shape,
+    target_of: Callable[[int], Target],
+    budget_mib: int,
+    more_mib: int,
+    scored: tuple[str, str],
+    rank: int,
+    data: st.DataObject,
 ) -> None:
+    model, score = scored
     wishes = {
+        "score": score,
         "batch_size": data.draw(st.integers(1, 2 * shape.n_facts)),
         "scoring": data.draw(st.sampled_from(["chunked", "fused", None])),
         "chunk_size": data.draw(st.one_of(st.none(), st.integers(max(1, shape.n_entities // 20), shape.n_entities))),
-        "optimizer": data.draw(st.sampled_from(["adagrad", "adam"])),
+        "optimizer": data.draw(st.sampled_from(["adagrad", "adam", "sgd"])),
+        "precision": data.draw(st.sampled_from(get_args(Precision))),
         "emb_reg": 0.1,
     }
     fixed = {name: value for name, value in wishes.items() if value is not None}
 
     def search(mib: int) -> Plan:
-        return plan(shape, cpu(mib * MIB), model=model, rank=rank, threads=2, **fixed)
+        return plan(shape, target_of(mib * MIB), model=model, rank=rank, threads=2, **fixed)
 
     try:
         found = search(budget_mib)
@@ -68,13 +85,15 @@ def test_a_plan_fits_keeps_what_was_fixed_and_gains_from_more_budget(
         smallest = smallest_named(error)
         assert smallest > budget_mib * MIB
         enough = search(smallest // MIB)
-        assert enough.peak.device_bytes <= smallest
+        assert enough.smallest_budget_bytes <= enough.peak.device_bytes <= smallest
         with pytest.raises(DoesNotFitError):
             search(smallest // MIB - 1)
         return
     assert found.fits
     assert found.peak.device_bytes <= budget_mib * MIB
-    assert found.peak == estimate(found.workload).peak
+    outside_bytes = target_of(0).outside_bytes
+    assert found.peak == estimate(found.workload, outside_bytes=outside_bytes).peak
+    assert found.smallest_budget_bytes <= found.peak.device_bytes
     for name, value in fixed.items():
         assert getattr(found.workload, name) == value, name
     assert found.rank == rank
@@ -180,3 +199,66 @@ def test_a_setting_out_of_range_is_one_line(settings: dict[str, Any], message: s
         plan(ICEWS14, cpu(200 * MIB), **{"model": "TNTPairRE", **settings})
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_graph_one_does_not_have_yet_is_planned_or_its_obstacle_named() -> None:
+    """Fifty million entities: 56 GiB of tables, gradients and Adagrad; no buffer beyond what a kernel can address."""
+    shape = Shape(n_entities=50_000_000, n_relations=1000, n_timestamps=365, n_facts=100_000_000)
+    found = plan(shape, cuda(130 * 1024 * MIB), model="TNTPairRE", rank=100, batch_size=1000)
+    assert found.micro_batch_size * found.chunk_size < 2**31
+    assert found.peak.requested_bytes > 3 * 50_000_000 * 100 * 4
+    with pytest.raises(DoesNotFitError, match=r"entity table, 50000000 × 100, 18\.6 GiB"):
+        plan(shape, cuda(16 * 1024 * MIB), model="TNTPairRE", rank=100, batch_size=1000)
+    with pytest.raises(UsageError, match=r"micro_batch_size × chunk_size: 1,000 × 50,000,000 scores are more than"):
+        build_workload(shape, model="TNTPairRE", batch_size=1000, chunk_size=50_000_000)
+
+
+def test_the_rank_is_lowered_only_where_allowed_and_no_further_than_needed() -> None:
+    tight = cpu(8 * MIB)
+    with pytest.raises(DoesNotFitError, match="--allow-rank-reduction"):
+        plan(ICEWS14, tight, model="TNTPairRE", rank=100)
+    found = plan(ICEWS14, tight, model="TNTPairRE", rank=100, allow_rank_reduction=True)
+    assert found.rank_lowered_from == 100
+    assert found.rank < 100
+    with pytest.raises(DoesNotFitError):
+        plan(ICEWS14, tight, model="TNTPairRE", rank=found.rank + 1)
+    ample = plan(ICEWS14, cpu(200 * MIB), model="TNTPairRE", rank=100, allow_rank_reduction=True)
+    assert (ample.rank, ample.rank_lowered_from) == (100, None)
+    with pytest.raises(DoesNotFitError):
+        plan(ICEWS14, cpu(MIB), model="TNTPairRE", rank=100, allow_rank_reduction=True)
+
+
+def test_rank_auto_is_the_largest_within_time_and_memory() -> None:
+    for budget, seconds in ((200, 12.0), (40, 1000.0), (25, 14.0)):
+        found = plan_largest_rank(ICEWS14, cpu(budget * MIB), seconds, model="TNTPairRE")
+        assert found.seconds_per_epoch <= seconds
+        try:
+            next_rank = plan(ICEWS14, cpu(budget * MIB), model="TNTPairRE", rank=found.rank + 1)
+        except DoesNotFitError:
+            continue
+        assert next_rank.seconds_per_epoch > seconds
+    with pytest.raises(UsageError, match="even at rank 1"):
+        plan_largest_rank(ICEWS14, cpu(200 * MIB), 1e-6, model="TNTPairRE")
+    with pytest.raises(DoesNotFitError):
+        plan_largest_rank(ICEWS14, cpu(MIB), 60.0, model="TNTPairRE")
+
+
+def test_a_gpu_too_old_for_triton_falls_back_and_says_so() -> None:
+    found = plan(ICEWS14, cuda(4096 * MIB, capability=(6, 1)), model="TNTPairRE", rank=50)
+    assert found.scoring == "chunked"
+    assert "needs compute capability 7.0" in found.reason
+    with pytest.raises(UsageError, match=r"has 6\.1"):
+        plan(ICEWS14, cuda(4096 * MIB, capability=(6, 1)), model="TNTPairRE", scoring="fused")
+
+
+def test_knobs_save_what_a_new_estimate_says_they_save() -> None:
+    target = cpu(2**34)
+    workload = build_workload(ICEWS14, model="TNTPairRE", rank=100, batch_size=1000, scoring="materialized")
+    found = {knob.change: knob for knob in knobs(workload, target)}
+    now = estimate(workload).peak.device_bytes
+    fused = estimate(build_workload(ICEWS14, model="TNTPairRE", rank=100, batch_size=1000, scoring="fused"))
+    assert found["--scoring fused"].saved_bytes == now - fused.peak.device_bytes
+    assert found["--scoring fused"] == next(iter(found.values())), "the largest saving comes first"
+    assert not found["--scoring fused"].changes_result
+    assert found["--rank 50"].changes_result
+    assert "--chunk-size 1024" not in found, "materialized scoring has no chunks to make smaller"

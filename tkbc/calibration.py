@@ -1,0 +1,109 @@
+"""Measuring a device: how fast it multiplies, moves and starts work, and what a run takes there outside its tensors."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from statistics import median
+
+import torch
+
+from memplan.calibration import Calibration
+from memplan.devices import Target
+from memplan.machine import present_gpus, usable_threads
+from memplan.scorings import obstacle
+from tkbc.scoring import make_score
+
+QUERIES, ENTITIES, RANK = 512, 8192, 128
+"""The products' and the L1 kernel's shape: the size of a real step, and quick enough on a laptop."""
+MOVED_FLOATS = 2**26
+"""256 MiB: beyond any cache."""
+SMALL_OPERATIONS = 2000
+SECONDS_EACH = 0.4
+"""What one rate may take to measure."""
+
+
+def calibrate(target: Target) -> Calibration:
+    """Measure ``target``, which is this machine's CPU or first GPU, and return its figures.
+
+    Each rate is that of the median call over some tenths of a second. On CUDA the context is what the driver's free
+    memory loses to PyTorch's first kernels besides the caching allocator, and the workspace what that allocator gains
+    with the first matrix product; both need a process that has not used CUDA before.
+    """
+    device = target.device
+    context_bytes, workspace_bytes = _cuda_bytes() if device == "cuda" else (None, None)
+    if device == "cpu":
+        torch.set_num_threads(usable_threads())
+    query, entities = torch.randn(QUERIES, RANK, device=device), torch.randn(ENTITIES, RANK, device=device)
+    scores = torch.empty(QUERIES, ENTITIES, device=device)
+    product = _seconds(lambda: torch.mm(query, entities.T, out=scores), device)
+    floats = torch.zeros(MOVED_FLOATS, device=device)
+    moved = _seconds(lambda: floats.add_(1.0), device)
+    written = _seconds(lambda: floats + 1.0, device)
+    one = torch.zeros(1, device=device)
+
+    def small_operations() -> None:
+        for _ in range(SMALL_OPERATIONS):
+            one.add_(one)
+
+    launches = _seconds(small_operations, device)
+    forward, backward = _l1_seconds(target, query, entities, scores)
+    terms = QUERIES * ENTITIES * RANK
+    return Calibration(
+        device=target.name,
+        threads=usable_threads(),
+        versions={"python": platform.python_version(), "torch": torch.__version__},
+        flops_per_second=2 * terms / product,
+        bytes_per_second=8 * MOVED_FLOATS / moved,
+        fresh_bytes_per_second=4 * MOVED_FLOATS / written,
+        launch_seconds=launches / SMALL_OPERATIONS,
+        l1_terms_per_second=None if forward is None else terms / forward,
+        l1_gradient_terms_per_second=None if backward is None else terms / backward,
+        context_bytes=context_bytes,
+        workspace_bytes=workspace_bytes,
+    )
+
+
+def _l1_seconds(
+    target: Target, query: torch.Tensor, entities: torch.Tensor, scores: torch.Tensor
+) -> tuple[float | None, float | None]:
+    """Return what the fused L1 kernel takes, forward and backward; None where it cannot run."""
+    if obstacle("l1", "fused", target.device, target.capability) is not None:
+        return None, None
+    kernel = make_score("l1", "fused", target.device, usable_threads())
+    pair = (query, query)
+    gradients = (torch.zeros_like(query), torch.zeros_like(query))
+    to_entities = torch.zeros_like(entities)
+    forward = _seconds(lambda: kernel.forward(pair, entities, scores, grad=True), target.device)
+    backward = _seconds(lambda: kernel.backward(pair, entities, scores, gradients, to_entities), target.device)
+    return forward, backward
+
+
+def _seconds(work: Callable[[], object], device: str) -> float:
+    """Return the median seconds of one call, after a first that is not counted."""
+
+    def once() -> float:
+        begin = time.perf_counter()
+        work()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - begin
+
+    once()
+    taken: list[float] = []
+    while len(taken) < 3 or sum(taken) < SECONDS_EACH:
+        taken.append(once())
+    return median(taken)
+
+
+def _cuda_bytes() -> tuple[int | None, int | None]:
+    """Return what a CUDA context with PyTorch's modules takes, and cuBLAS's workspace."""
+    free_before = present_gpus()[0].free_bytes
+    one = torch.ones((1, 1), device="cuda")
+    before = torch.cuda.memory_stats()["requested_bytes.all.current"]
+    product = torch.mm(one, one)
+    torch.cuda.synchronize()
+    workspace = torch.cuda.memory_stats()["requested_bytes.all.current"] - before - product.untyped_storage().nbytes()
+    context = free_before - present_gpus()[0].free_bytes - torch.cuda.memory_reserved()
+    return (context if context > 0 else None), max(0, workspace)
