@@ -1,0 +1,64 @@
+"""Measure the guide's configurations, built plainly and fused, and set them beside its figures and the prediction.
+
+python benchmarks/guide_figures.py [--json FILE]: about a minute and 9 GiB of RAM on two cores; random facts at each
+dataset's shape, one optimizer step and one batch of queries each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+
+import torch
+
+from memplan.catalog import find_dataset, find_recipe
+from memplan.estimator import estimate
+from memplan.guide import CLAIMS
+from memplan.workload import build_workload
+from tkbc.verification import measure
+
+
+def main() -> None:
+    """Print a line for each configuration and scoring; write them as JSON where asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path)
+    file = parser.parse_args().json
+    rows = []
+    print(f"{'configuration':<36}{'guide':>9}{'one tensor':>14}{'scoring':>14}{'predicted B':>16}{'measured B':>16}")
+    for claim in {(c.dataset, c.rank, c.batch_size): c for c in CLAIMS}.values():
+        shape = find_dataset(claim.dataset).shape
+        for scoring in ("materialized", "fused"):
+            settings = {**find_recipe(claim.dataset, "TNTPairRE").settings, "rank": claim.rank}
+            workload = build_workload(
+                shape, model="TNTPairRE", scoring=scoring, threads=torch.get_num_threads(), eval_batch_size=1,
+                **{**settings, "batch_size": claim.batch_size},
+            )  # fmt: skip
+            predicted = estimate(workload).peak.requested_bytes
+            measured = max(reading.requested_bytes for reading in measure(workload).values())
+            tensor = 4 * claim.batch_size * shape.n_entities * claim.rank
+            rows.append(
+                {
+                    "dataset": claim.dataset,
+                    "rank": claim.rank,
+                    "batch_size": claim.batch_size,
+                    "guide_says": [c.says for c in CLAIMS if c[1:4] == claim[1:4]],
+                    "one_tensor_bytes": tensor,
+                    "scoring": scoring,
+                    "predicted_bytes": predicted,
+                    "measured_bytes": measured,
+                }
+            )
+            what = f"{claim.dataset} rank {claim.rank} batch {claim.batch_size}"
+            says = "/".join(rows[-1]["guide_says"])  # type: ignore[arg-type]
+            print(f"{what:<36}{says:>9}{tensor:>14,}{scoring:>14}{predicted:>16,}{measured:>16,}", flush=True)
+    if file is not None:
+        versions = {"torch": torch.__version__, "threads": torch.get_num_threads()}
+        file.write_text(json.dumps({"versions": versions, "rows": rows}, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
