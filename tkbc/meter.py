@@ -25,6 +25,8 @@ class Meter:
     def __init__(self) -> None:
         self.peaks: dict[str, Bytes] = {}
         """The highest reading of each phase, over every time that it ran while recorded."""
+        self.curve: list[tuple[str, int]] = []
+        """Phase and live bytes after every allocation and free of the latest recording; CPU only."""
         self._active = False
 
     @contextmanager
@@ -72,12 +74,15 @@ class CpuMeter(Meter):
         live = base_bytes
         open_phases: list[str] = []
         peaks: dict[str, int] = {}
+        self.curve = []
         for _, kind, name, n_bytes in sorted(timeline, key=lambda item: item[:2]):
             if kind == 0:
                 open_phases.append(name)
             live += n_bytes
             for phase in open_phases:
                 peaks[phase] = max(peaks.get(phase, 0), live)
+            if kind == 1 and open_phases:
+                self.curve.append((open_phases[-1], live))
             if kind == 2:
                 open_phases.remove(name)
         for phase, peak in peaks.items():
