@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,6 +15,7 @@ from tests.test_scoring import assert_l1_close, draw_inputs, expected, relative_
 pytest.importorskip("triton")
 
 from tkbc.scoring.l1_triton import TritonL1
+from tkbc.scoring.tuning import CANDIDATES, Blocks
 
 
 def check(b: int, c: int, width: int, seed: int) -> None:
@@ -68,3 +72,38 @@ def test_inputs_that_are_not_contiguous() -> None:
 
 def test_the_check_at_start_passes() -> None:
     TritonL1().compile("cpu")
+
+
+@pytest.mark.parametrize("blocks", CANDIDATES)
+def test_every_stated_block_size_is_right(blocks: Blocks) -> None:
+    """At a shape that no block divides."""
+    query, entities, grad_scores = draw_inputs("l1", 19, 131, 21, seed=4)
+    kernel = TritonL1()
+    kernel.blocks = dict.fromkeys(kernel.blocks, blocks)
+    truth = expected("l1", query, entities, grad_scores)
+    assert_l1_close(run(kernel, query, entities, grad_scores), truth, query, entities, grad_scores)
+
+
+def test_tuning_takes_the_fastest_and_remembers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With a timer that prefers the third candidate; a second kernel object asks no timer, a damaged cache does."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    timed: list[float] = []
+
+    def timer(work: Callable[[], None]) -> float:
+        work()
+        timed.append(1.0 if len(timed) % len(CANDIDATES) != 2 else 0.5)
+        return timed[-1]
+
+    def tuned() -> TritonL1:
+        kernel = TritonL1()
+        kernel.tune(5, 40, 7, device="cpu", timer=timer, versions="a device")
+        return kernel
+
+    assert set(tuned().blocks.values()) == {CANDIDATES[2]}
+    assert len(timed) == 3 * len(CANDIDATES)
+    assert set(tuned().blocks.values()) == {CANDIDATES[2]}
+    assert len(timed) == 3 * len(CANDIDATES)
+    (cache,) = tmp_path.rglob("kernel-blocks.json")
+    cache.write_text("{")
+    tuned()
+    assert len(timed) == 6 * len(CANDIDATES)

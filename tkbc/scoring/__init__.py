@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from memplan.errors import UsageError
@@ -24,6 +25,7 @@ from tkbc.scoring.l2_fused import FusedL2
 from tkbc.scoring.plain import Chunked, Materialized
 from tkbc.scoring.reference import FORMULAS
 from tkbc.scoring.rounded import HALF_TYPES, Rounded
+from tkbc.scoring.tuning import cuda_seconds
 
 
 class PairwiseScore(Protocol):
@@ -53,7 +55,7 @@ class PairwiseScore(Protocol):
         """Add the gradients of Σ grad_scores · scores to ``grad_query`` and ``grad_entities``."""
 
 
-def _fused_l1(device: DeviceType, threads: int) -> PairwiseScore:
+def _fused_l1(device: DeviceType, threads: int, tune_for: tuple[int, int, int] | None) -> PairwiseScore:
     if device == "cpu":
         from tkbc.scoring.l1_numba import NumbaL1  # numba takes a second to import: only where it is used
 
@@ -69,16 +71,29 @@ def _fused_l1(device: DeviceType, threads: int) -> PairwiseScore:
         ) from None
     on_cuda = TritonL1()
     on_cuda.compile(device)
+    if tune_for is not None:
+        import triton
+
+        versions = f"{torch.cuda.get_device_name()}, torch {torch.__version__}, triton {triton.__version__}"
+        on_cuda.tune(*tune_for, device=device, timer=cuda_seconds, versions=versions)
+        torch.cuda.empty_cache()
     return on_cuda
 
 
 def make_score(
-    score: Score, scoring: Scoring, device: DeviceType, threads: int = 1, precision: Precision = "fp32"
+    score: Score,
+    scoring: Scoring,
+    device: DeviceType,
+    threads: int = 1,
+    precision: Precision = "fp32",
+    tune_for: tuple[int, int, int] | None = None,
 ) -> PairwiseScore:
     """Return the implementation of ``score`` asked for.
 
     ``threads``: CPU threads of the fused L1 kernel; the others follow PyTorch's own setting. ``precision``: of the
-    score's inputs; what comes out is float32.
+    score's inputs; what comes out is float32. ``tune_for``: queries, entities and dimensions at which kernels on CUDA
+    choose their block sizes, which takes the memory of one forward and backward meanwhile; without it they take stated
+    ones.
 
     Raises:
         UsageError: it cannot run here, with the reason. Nothing is chosen in its place: choosing is the planner's.
@@ -88,17 +103,17 @@ def make_score(
         return Chunked(FORMULAS[score], HALF_TYPES.get(precision))
     if scoring == "materialized":
         return Materialized(FORMULAS[score], HALF_TYPES.get(precision))
-    fused = _fused(score, device, threads)
+    fused = _fused(score, device, threads, tune_for)
     if precision == "fp32":
         return fused
     return Rounded(fused, precision, takes_half=score == "l1" and device == "cuda")
 
 
-def _fused(score: Score, device: DeviceType, threads: int) -> PairwiseScore:
+def _fused(score: Score, device: DeviceType, threads: int, tune_for: tuple[int, int, int] | None) -> PairwiseScore:
     match score:
         case "dot":
             return FusedDot()
         case "l2":
             return FusedL2()
         case "l1":
-            return _fused_l1(device, threads)
+            return _fused_l1(device, threads, tune_for)

@@ -8,10 +8,14 @@ give equal bits. Outputs are contiguous.
 
 Sums are float32 whatever the inputs' type, offsets are 64-bit, and any shape will do. The kernels use nothing newer
 than Turing. They are tested through Triton's interpreter (TRITON_INTERPRET=1), not yet on a GPU.
+
+Writing the log-sum-exp instead of the scores was considered: it would save the (b, C) buffer, which chunks bound
+already, at the price of a second forward and of a softmax that no other score shares.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,9 +26,7 @@ from torch import Tensor
 from memplan.errors import MemplanError
 from tkbc.scoring.reference import weighted_l1
 from tkbc.scoring.softmax_torch import TorchSoftmax
-
-# Differences held at once: 8 × 32 × 16 floats are 32 registers a thread for 128 threads.
-QUERIES, ENTITIES, DIMENSIONS = 8, 32, 16
+from tkbc.scoring.tuning import DEFAULT, Blocks, Timer, choose, size_class
 
 
 @triton.jit  # pragma: no cover
@@ -146,10 +148,18 @@ def _backward_entities(
     tl.store(grad_e_ptr + at, tl.load(grad_e_ptr + at, mask=inside, other=0.0) + grad_e, mask=inside)
 
 
+def _constants(blocks: Blocks) -> dict[str, int]:
+    return {"B": blocks.queries, "N": blocks.entities, "K": blocks.dimensions, "num_warps": blocks.warps}
+
+
 class TritonL1(TorchSoftmax):
     """−Σ_k |a_k − w_k e_k| and its gradients on CUDA. Inputs float32, bfloat16 or float16; results float32."""
 
     needs_buffer = True
+
+    def __init__(self) -> None:
+        self.blocks = dict.fromkeys(("forward", "backward to queries", "backward to entities"), DEFAULT)
+        """The block sizes of each kernel; ``tune`` replaces the stated ones by the fastest."""
 
     def forward(self, query: tuple[Tensor, ...], entities: Tensor, out: Tensor | None, *, grad: bool) -> Tensor:
         """Write the (b, c) scores into ``out`` and return it (``grad`` changes nothing: no graph is kept)."""
@@ -157,10 +167,7 @@ class TritonL1(TorchSoftmax):
         assert out is not None
         a, w = (tensor.contiguous() for tensor in query)
         n_queries, n_entities, rank = len(a), *entities.shape
-        # The entities go along the grid's first axis, which alone may have more than 65,535 programs.
-        grid = (triton.cdiv(n_entities, ENTITIES), triton.cdiv(n_queries, QUERIES))
-        sizes = (n_queries, n_entities, rank)
-        _forward[grid](a, w, entities.contiguous(), out, *sizes, B=QUERIES, N=ENTITIES, K=DIMENSIONS)
+        self._forward(self.blocks["forward"], a, w, entities.contiguous(), out, (n_queries, n_entities, rank))
         return out
 
     def backward(
@@ -175,12 +182,46 @@ class TritonL1(TorchSoftmax):
         a, w = (tensor.contiguous() for tensor in query)
         entities, grad_scores = entities.contiguous(), grad_scores.contiguous()
         sizes = (len(a), *entities.shape)
-        n_queries, n_entities, rank = sizes
-        blocks = {"B": QUERIES, "N": ENTITIES, "K": DIMENSIONS}
-        grid = (triton.cdiv(rank, DIMENSIONS), triton.cdiv(n_queries, QUERIES))
-        _backward_query[grid](a, w, entities, grad_scores, *grad_query, *sizes, **blocks)
-        grid = (triton.cdiv(n_entities, ENTITIES), triton.cdiv(rank, DIMENSIONS))
-        _backward_entities[grid](a, w, entities, grad_scores, grad_entities, *sizes, **blocks)
+        inputs = (a, w, entities, grad_scores)
+        self._backward_query(self.blocks["backward to queries"], *inputs, *grad_query, sizes)
+        self._backward_entities(self.blocks["backward to entities"], *inputs, grad_entities, sizes)
+
+    def _forward(self, blocks: Blocks, *arguments: Any) -> None:
+        *tensors, (n_queries, n_entities, rank) = arguments
+        # The entities go along the grid's first axis, which alone may have more than 65,535 programs.
+        grid = (triton.cdiv(n_entities, blocks.entities), triton.cdiv(n_queries, blocks.queries))
+        _forward[grid](*tensors, n_queries, n_entities, rank, **_constants(blocks))
+
+    def _backward_query(self, blocks: Blocks, *arguments: Any) -> None:
+        *tensors, (n_queries, n_entities, rank) = arguments
+        grid = (triton.cdiv(rank, blocks.dimensions), triton.cdiv(n_queries, blocks.queries))
+        _backward_query[grid](*tensors, n_queries, n_entities, rank, **_constants(blocks))
+
+    def _backward_entities(self, blocks: Blocks, *arguments: Any) -> None:
+        *tensors, (n_queries, n_entities, rank) = arguments
+        grid = (triton.cdiv(n_entities, blocks.entities), triton.cdiv(rank, blocks.dimensions))
+        _backward_entities[grid](*tensors, n_queries, n_entities, rank, **_constants(blocks))
+
+    def tune(self, n_queries: int, n_entities: int, rank: int, *, device: str, timer: Timer, versions: str) -> None:
+        """Take for each kernel the fastest of the stated block sizes at a shape, timed once and kept on disk.
+
+        Allocates and frees the tensors of one forward and backward at that shape.
+        """
+        sizes = (n_queries, n_entities, rank)
+        generator = torch.Generator(device).manual_seed(0)
+        a, w, e, grad_a, grad_w, grad_e = (
+            torch.randn((rows, rank), generator=generator, device=device)
+            for rows in (n_queries, n_queries, n_entities, n_queries, n_queries, n_entities)
+        )
+        scores = torch.randn((n_queries, n_entities), generator=generator, device=device)
+        kernels: dict[str, Callable[[Blocks], None]] = {
+            "forward": lambda blocks: self._forward(blocks, a, w, e, scores, sizes),
+            "backward to queries": lambda blocks: self._backward_query(blocks, a, w, e, scores, grad_a, grad_w, sizes),
+            "backward to entities": lambda blocks: self._backward_entities(blocks, a, w, e, scores, grad_e, sizes),
+        }
+        shape = " × ".join(str(size_class(n)) for n in sizes)
+        for name, run in kernels.items():
+            self.blocks[name] = choose(f"{versions}, {name}, {shape}", run, timer)
 
     def compile(self, device: str) -> None:
         """Compile the kernels and check them once against the formula, at a shape that fills no block.
