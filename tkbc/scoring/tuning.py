@@ -60,13 +60,13 @@ def cuda_seconds(work: Callable[[], None]) -> float:
         work()
     times = []
     for _ in range(5):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         begin.record()
         work()
         end.record()
         end.synchronize()
         times.append(begin.elapsed_time(end) / 1e3)
-    return min(times)
+    return float(min(times))
 
 
 def size_class(n: int) -> int:
