@@ -17,12 +17,14 @@ def make_optimizer(
 ) -> Optimizer:
     """Return the optimizer with its state allocated.
 
-    The fused implementations allocate nothing in a step. Adagrad on CUDA runs PyTorch's single-tensor one, with one
-    temporary the size of a table at a time: not every supported version of PyTorch has it fused there.
+    The fused implementations allocate nothing in a step. Adagrad on CUDA is not fused in every supported version of
+    PyTorch: ``SteadyAdagrad`` runs there.
     """
     parameters = list(parameters)
     if name == "adagrad":
-        return Adagrad(parameters, lr=learning_rate, fused=device == "cpu", foreach=False)
+        if device == "cuda":
+            return SteadyAdagrad(parameters, lr=learning_rate, fused=False, foreach=False)
+        return Adagrad(parameters, lr=learning_rate, fused=True)
     if name == "sgd":
         return SGD(parameters, lr=learning_rate, fused=True)
     optimizer = Adam(parameters, lr=learning_rate, fused=True)
@@ -34,3 +36,25 @@ def make_optimizer(
             "exp_avg_sq": torch.zeros_like(parameter, requires_grad=False),
         }
     return optimizer
+
+
+class SteadyAdagrad(Adagrad):
+    """PyTorch's Adagrad one table at a time, its one temporary allocated before the first table changes.
+
+    Running out of memory then leaves every table as it was, and the step can be taken again.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Take a step: sum += g², p −= learning rate · g / (√sum + ε)."""
+        del closure
+        (group,) = self.param_groups
+        largest = max(group["params"], key=torch.numel)
+        scratch = largest.new_empty(largest.numel(), requires_grad=False)
+        for parameter in group["params"]:
+            state = self.state[parameter]
+            state["step"].add_(1)
+            state["sum"].addcmul_(parameter.grad, parameter.grad)
+            root = scratch[: parameter.numel()].view_as(parameter)
+            torch.sqrt(state["sum"], out=root).add_(group["eps"])
+            parameter.addcdiv_(parameter.grad, root, value=-group["lr"])

@@ -18,6 +18,10 @@ from tkbc.optimizers import make_optimizer
 from tkbc.scoring import make_score
 
 
+def _nothing() -> None:
+    pass
+
+
 class Trainer:
     """A model, its optimizer and its training examples on one device, trained as ``workload`` says.
 
@@ -46,14 +50,14 @@ class Trainer:
                 parameter.grad = torch.zeros_like(parameter, requires_grad=False)
             if workload.unit_norm:
                 with torch.no_grad():
-                    self.model.project()
+                    self.model.project(self.model.new_norms())
             self.optimizer = make_optimizer(workload.optimizer, self.model.parameters(), learning_rate, device)
             # Columns, not rows: a micro-batch's heads then lie side by side, as index_select wants its ids.
             examples = np.ascontiguousarray(with_reciprocals(facts, workload.n_relations).T)
             self.examples = torch.empty(examples.shape, dtype=torch.int32, device=device)
             self.examples.copy_(torch.from_numpy(examples))
-            self.totals = torch.zeros(2, dtype=torch.float64, device=device)
-            """Sums over the epoch so far: the loss, and the N3 penalty."""
+            self.totals = torch.zeros((2, 2), dtype=torch.float64, device=device)
+            """Sums over the epoch's finished steps, of loss and N3 penalty; below them, with the step under way."""
             if device == "cuda" and (
                 workload.score == "dot" or (workload.score == "l2" and workload.scoring == "fused")
             ):
@@ -62,6 +66,17 @@ class Trainer:
                 torch.mm(one, one)
                 del one
         self.score = make_score(workload.score, workload.scoring, device, workload.threads, workload.precision)
+        self.steps = 0
+        """Optimizer steps taken."""
+        self._updated = False
+        """The step under way has changed the tables already: an attempt failed between update and projection."""
+
+    def adopt(self, workload: Workload) -> None:
+        """Go on with other micro-batches, chunks or scoring, which change no result: the next step uses them."""
+        self.workload = self.model.workload = workload
+        self.score = make_score(
+            workload.score, workload.scoring, workload.device, workload.threads, workload.precision
+        )
 
     def persistent_tensors(self) -> Iterator[Tensor]:
         """Yield every tensor that lives as long as the trainer."""
@@ -82,22 +97,55 @@ class Trainer:
             return order.to(self.workload.device)
 
     @torch.no_grad()
-    def step(self, order: Tensor) -> None:
-        """Take one optimizer step on the examples that ``order`` names: B of them, or fewer at the end of an epoch."""
-        workload = self.workload
-        parameters = list(self.model.parameters())
-        for parameter in parameters:
-            gradient(parameter).zero_()
-        for start in range(0, len(order), workload.micro_batch_size):
-            self._micro_batch(order[start : start + workload.micro_batch_size])
+    def step(self, order: Tensor, between: Callable[[], None] = _nothing, checking: Callable[[], None] = _nothing) -> None:
+        """Take one optimizer step on the examples that ``order`` names: B of them, or fewer at the end of an epoch.
+
+        ``between`` is called between micro-batches, ``checking`` when the gradients are whole and no table has changed
+        yet; what they raise gives the step up. A step that failed, whatever it was at, is taken by calling this again
+        with the same ``order``: nothing is counted twice.
+        """
+        if not self._updated:
+            self._accumulate(order, between)
         with self.phase("optimizer"):
-            for parameter in parameters:
-                gradient(parameter).div_(len(order))
-            if workload.time_reg > 0:
-                self.model.regularize_time(workload.time_reg, no_time_emb=workload.no_time_emb)
-            self.optimizer.step()
-            if workload.unit_norm:
-                self.model.project()
+            if not self._updated:
+                self._finish_gradients(len(order))
+                checking()
+            # Allocated before the first change to a table, so that running out of memory never leaves half an update.
+            norms = self.model.new_norms() if self.workload.unit_norm else None
+            if not self._updated:
+                try:
+                    self.optimizer.step()
+                except BaseException:
+                    # The step counts may have been raised; the tables, changed all at once, have not.
+                    for state in self.optimizer.state.values():
+                        if "step" in state:
+                            state["step"].fill_(self.steps)
+                    raise
+                self._updated = True
+            if norms is not None:
+                self.model.project(norms)
+        self.totals[0].copy_(self.totals[1])
+        self.steps += 1
+        self._updated = False
+
+    def _accumulate(self, order: Tensor, between: Callable[[], None]) -> None:
+        """Fill the gradient tables with sums over the step's examples."""
+        for parameter in self.model.parameters():
+            gradient(parameter).zero_()
+        self.totals[1].copy_(self.totals[0])
+        size = self.workload.micro_batch_size
+        for start in range(0, len(order), size):
+            if start > 0:
+                between()
+            self._micro_batch(order[start : start + size])
+
+    def _finish_gradients(self, n_examples: int) -> None:
+        """Turn sums into means over the step's examples and add the time regularizer."""
+        workload = self.workload
+        for parameter in self.model.parameters():
+            gradient(parameter).div_(n_examples)
+        if workload.time_reg > 0:
+            self.model.regularize_time(workload.time_reg, no_time_emb=workload.no_time_emb)
 
     def _micro_batch(self, order: Tensor) -> None:
         """Add one micro-batch's gradient, a sum over its examples, and its loss to the totals."""
@@ -116,26 +164,10 @@ class Trainer:
             phase=phase,
         )
         with phase("encode backward"):
-            self.totals[0].add_(loss)
+            self.totals[1, 0].add_(loss)
             del loss, labels
             model.encode_backward(batch, encoding, grad_query)
             del encoding, grad_query
         if self.workload.emb_reg > 0:
             with phase("regularize"):
-                self.totals[1].add_(model.regularize(batch, self.workload.emb_reg))
-
-    def run_epoch(
-        self, order: Tensor, on_step: Callable[[int], None] = lambda _examples: None, *, first: int = 0
-    ) -> tuple[float, float]:
-        """Train on ``order`` from its ``first`` example on; return the epoch's mean loss and mean N3 penalty.
-
-        ``on_step`` is called after every step with the number of examples done. The caller frees ``order``.
-        """
-        if first == 0:
-            self.totals.zero_()
-        for start in range(first, len(order), self.workload.batch_size):
-            part = order[start : start + self.workload.batch_size]
-            self.step(part)
-            on_step(start + len(part))
-        loss, penalty = (self.totals / len(order)).tolist()
-        return loss, penalty
+                self.totals[1, 1].add_(model.regularize(batch, self.workload.emb_reg))

@@ -29,8 +29,7 @@ def state(ledger: Ledger, workload: Workload, tables: dict[str, int]) -> None:
 def step(ledger: Ledger, workload: Workload, tables: dict[str, int]) -> None:
     """Tell an optimizer step."""
     if _is_single_tensor_adagrad(workload):
-        for name, rows in tables.items():
-            ledger.passing(f"root of the sum of squares of {name}", rows, workload.width)
+        ledger.passing("root of a sum of squares", max(tables.values()) * workload.width)
     else:
         scalar_operand(ledger)
 

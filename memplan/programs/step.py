@@ -63,10 +63,10 @@ def set_up(workload: Workload) -> Ledger:
         for name, rows in tables.items():
             ledger.new(f"gradient of {name}", rows, workload.width, kind="gradients")
         if workload.unit_norm:
-            _project(ledger, workload)
+            ledger.free(_new_norms(ledger, workload))
         optimizers.state(ledger, workload, tables)
         ledger.new("training examples", 4, workload.n_examples, dtype="int32", kind="data")
-        ledger.new("totals of the epoch", 2, dtype="float64", kind="data")
+        ledger.new("totals of the epoch", 2, 2, dtype="float64", kind="data")
         if workload.device == "cuda" and _uses_products(workload):
             one = ledger.new("one", 1, 1)
             product = ledger.new("one times one", 1, 1)
@@ -106,9 +106,10 @@ def _step(ledger: Ledger, workload: Workload, model: ModelProgram, n_examples: i
         if workload.time_reg > 0:
             n = workload.n_timestamps - int(workload.no_time_emb)
             regularizers.smoothness(ledger, n, workload.width, is_complex=workload.traits.is_complex)
+        ledger.passing("norm of a gradient", *SCALAR)
+        norms = [_new_norms(ledger, workload)] if workload.unit_norm else []
         optimizers.step(ledger, workload, model.tables(workload))
-        if workload.unit_norm:
-            _project(ledger, workload)
+        ledger.free(*norms)
 
 
 def _micro_batch(ledger: Ledger, workload: Workload, model: ModelProgram, b: int) -> None:
@@ -130,8 +131,8 @@ def _micro_batch(ledger: Ledger, workload: Workload, model: ModelProgram, b: int
     ledger.free(batch)
 
 
-def _project(ledger: Ledger, workload: Workload) -> None:
-    ledger.passing("norms of the entities", workload.n_entities, 1)
+def _new_norms(ledger: Ledger, workload: Workload) -> Allocation:
+    return ledger.new("norms of the entities", workload.n_entities, 1)
 
 
 def _add_to_total(ledger: Ledger) -> None:

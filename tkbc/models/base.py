@@ -82,10 +82,14 @@ class Model(nn.Module, ABC):
         add_rows(table, ids, grad_factor)
         return penalty
 
-    def project(self) -> None:
-        """Scale every entity to unit L2 norm (a zero row stays zero)."""
-        norm = torch.linalg.vector_norm(self.entity, dim=1, keepdim=True)
-        self.entity.div_(norm.clamp_min_(1e-12))
+    def new_norms(self) -> Tensor:
+        """Return room for the norms of the entities, (N, 1)."""
+        return self.entity.new_empty((len(self.entity), 1), requires_grad=False)
+
+    def project(self, norms: Tensor) -> None:
+        """Scale every entity to unit L2 norm (a zero row stays zero), by way of ``norms``; allocates nothing."""
+        torch.linalg.vector_norm(self.entity, dim=1, keepdim=True, out=norms)
+        self.entity.div_(norms.clamp_min_(1e-12))
 
 
 def rows(table: Tensor, ids: Tensor) -> Tensor:
