@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,12 +20,17 @@ from memplan.options import SearchOptions, of_loaded
 from memplan.plan import Plan
 from memplan.programs.scoring import runs_numba
 from memplan.report import make_console, plan_summary
+from memplan.runs import RUNS
 from memplan.units import format_bytes
 from memplan.workload import validated
 from tkbc.data import load_dataset
 from tkbc.data.dataset import Dataset
+from tkbc.settings import TrainSettings
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from tkbc.reporter import Reporter, Result
     from tkbc.verification import Verified
 
 
@@ -61,13 +67,11 @@ def run_command(
         graph = load_dataset(dataset, given.data_dir)
     recipe = find_recipe(graph.dataset, plan.workload.model)
 
-    _prepare_environment(plan)
-    from tkbc.training import TrainSettings
-
     from_recipe = {"learning_rate": recipe.learning_rate, "max_epochs": recipe.max_epochs}
     given_settings = {name: value for name, value in settings.items() if value is not None}
     train_settings = validated(TrainSettings, {**from_recipe, **given_settings})
-    _check_device(plan, target)
+    prepare_torch(plan, train_settings)
+    check_device(plan, target)
     if run_folder is None:
         run_folder = _new_folder(graph.name, plan.workload.model)
     overridden = set(given.given_settings()) | set(given_settings)
@@ -76,7 +80,7 @@ def run_command(
     _train(plan, graph, target, source, train_settings, run_folder, auto_fit=auto_fit)
 
 
-def _prepare_environment(plan: Plan) -> None:
+def prepare_torch(plan: Plan, settings: TrainSettings) -> None:
     """Set what PyTorch's libraries read when they are loaded, unless the user has."""
     # Kineto, PyTorch's profiler, otherwise writes lines of its own to stderr around the memory check.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
@@ -86,6 +90,13 @@ def _prepare_environment(plan: Plan) -> None:
         # PyTorch's OpenMP threads otherwise spin for milliseconds after each operation, on the cores that the fused
         # kernel's threads need next: a seventh of a step on two cores.
         os.environ.setdefault("GOMP_SPINCOUNT", "100")
+    if settings.deterministic and plan.workload.device == "cuda":
+        # cuBLAS repeats itself only with a workspace of its own, which it reads of here.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        import torch
+
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def _make_plan(given: SearchOptions, graph: Dataset, target: Target, *, auto_fit: bool) -> Plan:
@@ -120,7 +131,13 @@ def _target_of(plan: Plan, given: SearchOptions) -> Target:
     return target
 
 
-def _check_device(plan: Plan, target: Target) -> None:
+def check_device(plan: Plan, target: Target) -> None:
+    """Check that the plan's device is here with what the plan takes.
+
+    Raises:
+        DoesNotFitError: there is less memory.
+        MemplanError: there is no such device.
+    """
     import torch
 
     if target.device == "cuda" and not torch.cuda.is_available():
@@ -145,18 +162,24 @@ def _check_free(folder: Path) -> None:
 
 def _new_folder(graph_name: str, model: str) -> Path:
     name = f"{graph_name}-{model}-{datetime.now():%Y%m%d-%H%M%S}"
-    folder = Path("runs") / name
+    folder = RUNS / name
     n = 2
     while folder.exists():
-        folder = Path("runs") / f"{name}-{n}"
+        folder = RUNS / f"{name}-{n}"
         n += 1
     return folder
 
 
 def _train(
-    plan: Plan, graph: Dataset, target: Target, source: str, settings: Any, run_folder: Path, *, auto_fit: bool
+    plan: Plan,
+    graph: Dataset,
+    target: Target,
+    source: str,
+    settings: TrainSettings,
+    run_folder: Path,
+    *,
+    auto_fit: bool,
 ) -> None:
-    from tkbc.progress import ConsoleReporter, stop_on_signal
     from tkbc.training import train
 
     console = make_console()
@@ -169,10 +192,20 @@ def _train(
         )
     )
     console.print(f"learning rate {settings.learning_rate:g}, {settings.max_epochs} epochs{source}")
-    reporter = ConsoleReporter(console, plan.workload.device)
+    supervise(console, lambda reporter, should_stop: train(plan, graph, settings, run_folder, reporter, should_stop))
+
+
+def supervise(console: Console, run: Callable[[Reporter, Callable[[], bool]], Result]) -> None:
+    """Call ``run`` with what shows its progress and what tells it to stop, then print how it ended.
+
+    Ends the process with 128 and the signal's number where a signal stopped it.
+    """
+    from tkbc.progress import ConsoleReporter, stop_on_signal
+
+    reporter = ConsoleReporter(console)
     with stop_on_signal(console) as stopped_by:
         try:
-            result = train(plan, graph, settings, run_folder, reporter, lambda: stopped_by() is not None)
+            result = run(reporter, lambda: stopped_by() is not None)
         finally:
             reporter.close()
     reporter.finish(result)

@@ -17,6 +17,7 @@ from memplan.devices import Target
 from memplan.gpus import GPUS
 from memplan.plan import Estimate, Knob, MemoryCheck, Plan, TensorAtPeak
 from memplan.programs.step import one_step
+from memplan.runs import RunInfo
 from memplan.units import format_bytes, format_count, format_mib_up
 from memplan.workload import Workload
 
@@ -209,6 +210,32 @@ def _short(workload: Workload) -> str:
         "C": workload.chunk_size,
     }
     return " ".join([how, *(f"{name}={size}" for name, size in sizes.items())])
+
+
+def runs_listing(runs: Iterable[RunInfo]) -> tuple[Sequence[str], list[Sequence[str]]]:
+    """Return columns and rows of a listing of runs."""
+    columns = ("run", "state", "model", "dataset", "rank>", "batch>", "micro-batch>", "chunk>", "scoring", "planned>",
+               "measured>", "epochs>", "valid MRR>", "test MRR>")  # fmt: skip
+    rows: list[Sequence[str]] = [
+        (
+            run.folder.name,
+            run.state,
+            run.model,
+            Path(run.dataset or "").name,
+            str(run.rank),
+            str(run.batch_size),
+            str(run.micro_batch_size),
+            str(run.chunk_size),
+            run.scoring,
+            format_bytes(run.planned_bytes),
+            "" if run.measured_bytes is None else format_bytes(run.measured_bytes),
+            f"{run.epochs}/{run.max_epochs or '?'}",
+            "" if run.valid_mrr is None else f"{run.valid_mrr:.4f}",
+            "" if run.test_mrr is None else f"{run.test_mrr:.4f}",
+        )
+        for run in runs
+    ]
+    return columns, rows
 
 
 def listing(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> RenderableType:

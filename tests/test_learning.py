@@ -19,7 +19,8 @@ def train_and_rank(graph: Dataset, model: ModelName, epochs: int) -> Metrics:
     workload = build_workload(graph.shape, model=model, threads=2, **recipe.settings)
     trainer = Trainer(workload, graph.train, learning_rate=recipe.learning_rate)
     for epoch in range(epochs):
-        trainer.run_epoch(trainer.shuffled(epoch))
+        for part in trainer.shuffled(epoch).split(workload.batch_size):
+            trainer.step(part)
     return evaluate(trainer.model, trainer.score, graph.test, graph.filter_index, workload).both
 
 

@@ -1,61 +1,50 @@
-"""Checkpoints: tensors as safetensors, the rest as JSON; written beside the old one, synced, then put in its place."""
+"""A checkpoint's tensors, as safetensors, and its state, as JSON: written from a trainer and copied back into one."""
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from memplan.errors import MemplanError
+from tkbc.checkpoints import MODEL_FILE, OPTIMIZER_FILE, STATE_FILE, Checkpoints
 from tkbc.models import Model
+from tkbc.run_state import RunState
 from tkbc.trainer import Trainer
 
-MODEL_FILE = "model.safetensors"
-OPTIMIZER_FILE = "optimizer.safetensors"
-STATE_FILE = "state.json"
 
+def save_checkpoint(checkpoints: Checkpoints, name: str, trainer: Trainer, state: RunState) -> None:
+    """Write the model, the optimizer's state and ``state`` as checkpoint ``name``.
 
-def save_checkpoint(folder: Path, trainer: Trainer, state: dict[str, Any]) -> None:
-    """Write the model, the optimizer's state and ``state`` to ``folder``, in place of what was there.
-
-    A reader finds the old checkpoint or the new one, never a mixture: all files are written to a folder of another name
-    first, which then takes the name.
+    Raises:
+        MemplanError: it cannot be written; the ones before stay as they are.
     """
-    unfinished = folder.with_name(folder.name + ".unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
     try:
-        unfinished.mkdir(parents=True)
-        _write(unfinished, trainer, state)
+        with checkpoints.writing(name) as folder:
+            save_file({key: table.detach() for key, table in trainer.model.named_parameters()}, folder / MODEL_FILE)
+            save_file(_moments(trainer), folder / OPTIMIZER_FILE)
+            (folder / STATE_FILE).write_text(state.model_dump_json(indent=2) + "\n", encoding="utf-8")
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise MemplanError(f"{folder}: the checkpoint cannot be written: {error}; the one before stays") from None
-    old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    unfinished.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise MemplanError(
+            f"{checkpoints.folder}: the checkpoint cannot be written: {reason}; the ones before stay. Make room, then "
+            f"memplan train --resume {checkpoints.folder.parent}"
+        ) from None
 
 
-def _write(unfinished: Path, trainer: Trainer, state: dict[str, Any]) -> None:
-    tables = dict(trainer.model.named_parameters())
-    save_file({name: table.detach() for name, table in tables.items()}, unfinished / MODEL_FILE)
-    moments = {
-        f"{name}.{key}": value
-        for name, table in tables.items()
-        for key, value in trainer.optimizer.state[table].items()
-        if isinstance(value, Tensor)
-    }
-    save_file(moments, unfinished / OPTIMIZER_FILE)
-    (unfinished / STATE_FILE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
-    for path in [*unfinished.iterdir(), unfinished]:
-        _sync(path)
+def load_checkpoint(folder: Path, trainer: Trainer, state: RunState) -> None:
+    """Copy the checkpoint's tables, optimizer state and counts into ``trainer``.
+
+    Raises:
+        MemplanError: a file cannot be read, or is of another model, graph or optimizer.
+    """
+    load_model(folder, trainer.model)
+    _load(folder / OPTIMIZER_FILE, _moments(trainer))
+    for at, total in enumerate(state.totals):
+        trainer.totals[0, at] = total
+    trainer.steps = state.steps
 
 
 def load_model(folder: Path, model: Model) -> None:
@@ -64,27 +53,31 @@ def load_model(folder: Path, model: Model) -> None:
     Raises:
         MemplanError: a file is missing or damaged, or a table has another shape than the model's.
     """
-    path = folder / MODEL_FILE
+    _load(folder / MODEL_FILE, {name: table.detach() for name, table in model.named_parameters()})
+
+
+def _moments(trainer: Trainer) -> dict[str, Tensor]:
+    return {
+        f"{name}.{key}": value
+        for name, table in trainer.model.named_parameters()
+        for key, value in trainer.optimizer.state[table].items()
+        if isinstance(value, Tensor)
+    }
+
+
+def _load(path: Path, tensors: dict[str, Tensor]) -> None:
     try:
         with safe_open(path, framework="pt") as file:
             names = set(file.keys())
-            for name, table in model.named_parameters():
+            for name, tensor in tensors.items():
                 if name not in names:
-                    raise MemplanError(f"{path}: no table {name!r}; the checkpoint is of another model")
+                    raise MemplanError(f"{path}: no tensor {name!r}; the checkpoint is of another model or optimizer")
                 saved = file.get_tensor(name)
-                if saved.shape != table.shape:
+                if saved.shape != tensor.shape:
                     raise MemplanError(
-                        f"{path}: table {name!r} is {tuple(saved.shape)}, the model's {tuple(table.shape)}; "
+                        f"{path}: {name!r} is {tuple(saved.shape)}, the run's {tuple(tensor.shape)}; "
                         "use the plan and data that the run was trained with"
                     )
-                table.detach().copy_(saved)
+                tensor.copy_(saved)
     except (OSError, SafetensorError) as error:
         raise MemplanError(f"{path}: cannot be read: {error}") from None
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

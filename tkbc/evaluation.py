@@ -2,8 +2,9 @@
 """Filtered ranking: every query against all entities, in chunks as planned, without a loop over queries.
 
 A query's rank is 1 + the candidates that score higher + half of those that tie, over all entities but the other known
-true tails at the query's time (the average rank). The target's score is read from the scores of its own chunk, so it
-comes from the very arithmetic that its rivals' scores do.
+true tails at the query's time (the average rank). The optimistic rank counts no tie and the pessimistic rank all of
+them; both are reported beside it, since a model that scores everything alike has a perfect optimistic rank. The
+target's score is read from the scores of its own chunk, so it comes from the very arithmetic that its rivals' do.
 """
 
 from __future__ import annotations
@@ -43,11 +44,16 @@ class Metrics(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """Metrics of a split: for tail prediction, head prediction, and their mean."""
+    """Metrics of a split: for tail prediction, head prediction, and their mean, by average ranks.
+
+    ``optimistic`` and ``pessimistic`` are the mean of tail and head with ties counted for and against the target.
+    """
 
     both: Metrics
     tail: Metrics
     head: Metrics
+    optimistic: Metrics
+    pessimistic: Metrics
 
 
 @torch.no_grad()
@@ -69,19 +75,21 @@ def evaluate(
         MemplanError: a score is not a number.
     """
     queries = with_reciprocals(facts, workload.n_relations)
-    ranks = np.empty(len(queries))
+    higher, ties = np.empty(len(queries)), np.empty(len(queries))
     _release_cache(workload)
     for start in range(0, len(queries), workload.eval_batch_size):
         part = queries[start : start + workload.eval_batch_size]
+        done = slice(start, start + len(part))
         with around_first_batch if around_first_batch is not None and start == 0 else nullcontext():
-            ranks[start : start + len(part)] = _rank(model, score, part, filter_index, workload)
+            higher[done], ties[done] = _count_rivals(model, score, part, filter_index, workload)
         on_progress(start + len(part), len(queries))
     _release_cache(workload)
-    if not np.isfinite(ranks).all():
+    if not np.isfinite(higher + ties).all():
         raise MemplanError("the model's scores are not finite numbers; lower the learning rate or check the data")
-    tail, head = Metrics.of(ranks[: len(facts)]), Metrics.of(ranks[len(facts) :])
-    both = Metrics(*(float(np.mean(pair)) for pair in zip(tail, head, strict=True)))
-    return Evaluation(both, tail, head)
+    average = 1 + higher + ties / 2
+    tail, head = Metrics.of(average[: len(facts)]), Metrics.of(average[len(facts) :])
+    optimistic, pessimistic = (_mean_of_halves(ranks) for ranks in (1 + higher, 1 + higher + ties))
+    return Evaluation(_mean_of_halves(average), tail, head, optimistic, pessimistic)
 
 
 def _release_cache(workload: Workload) -> None:
@@ -90,10 +98,21 @@ def _release_cache(workload: Workload) -> None:
         torch.cuda.empty_cache()
 
 
-def _rank(
+def as_dict(evaluation: Evaluation) -> dict[str, dict[str, float]]:
+    """Return the metrics as metrics.jsonl holds them."""
+    return {name: metrics._asdict() for name, metrics in evaluation._asdict().items()}
+
+
+def _mean_of_halves(ranks: npt.NDArray[np.float64]) -> Metrics:
+    """Return the mean of the metrics of tail prediction, the first half, and head prediction, the second."""
+    tail, head = (Metrics.of(half) for half in np.split(ranks, 2))
+    return Metrics(*(float(np.mean(pair)) for pair in zip(tail, head, strict=True)))
+
+
+def _count_rivals(
     model: Model, score: PairwiseScore, queries: Ids, filter_index: FilterIndex, workload: Workload
-) -> npt.NDArray[np.float64]:
-    """Return the average rank of each query's tail, (b,), NaN where a score is NaN."""
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return how many candidates score higher than each query's tail and how many tie, (b,); NaN where a score is."""
     n_queries, n_entities, chunk_size = len(queries), workload.n_entities, workload.eval_chunk_size
     device = workload.device
     ids = torch.empty((4, n_queries), dtype=torch.int32, device=device)
@@ -139,8 +158,7 @@ def _rank(
     higher = signs.add_(untied).div_(2)
     # The target ties with itself: it is one of the ties counted here, and not one of its own rivals.
     ties = untied.neg_().add_(n_entities - 1)
-    ranks: npt.NDArray[np.float64] = higher.add_(ties, alpha=0.5).add_(1).cpu().numpy()
-    return ranks
+    return higher.cpu().numpy(), ties.cpu().numpy()
 
 
 def _exclude(scores: Tensor, flat: npt.NDArray[np.int64], positions: Tensor) -> None:

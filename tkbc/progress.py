@@ -8,17 +8,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-import psutil
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.status import Status
 
 from memplan.plan import MemoryCheck
 from memplan.report import check_report
-from memplan.units import format_bytes
+from memplan.runs import memory_line
 from tkbc.data.dataset import Split
-from tkbc.training import EpochReport, Reporter, Result
+from tkbc.reporter import EpochReport, MemoryNow, Reporter, Result
 
 _REFRESH_SECONDS = 0.5
 
@@ -26,15 +24,13 @@ _REFRESH_SECONDS = 0.5
 class ConsoleReporter(Reporter):
     """Shows loss, examples per second and memory while training, and the memory check once it is known."""
 
-    def __init__(self, console: Console, device: str) -> None:
+    def __init__(self, console: Console) -> None:
         self.console = console
-        self.device = device
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._status: Status | None = None
         self._epoch = ""
         self._begin = self._shown = 0.0
-        self._process = psutil.Process()
 
     def preparing(self, what: str) -> None:
         """Show a spinner until the first epoch begins."""
@@ -50,7 +46,12 @@ class ConsoleReporter(Reporter):
         self._shown = 0.0
         self._start(self._epoch, n_examples)
 
-    def step_done(self, examples: int, mean_loss: Callable[[], float]) -> None:
+    def notice(self, text: str) -> None:
+        """Print it between the bars."""
+        self._end_live()
+        self.console.print(text, soft_wrap=True)
+
+    def step_done(self, examples: int, mean_loss: Callable[[], float], memory: Callable[[], MemoryNow]) -> None:
         """Move the bar, at most twice a second."""
         now = time.perf_counter()
         if self._progress is None or self._task is None or now - self._shown < _REFRESH_SECONDS:
@@ -60,7 +61,7 @@ class ConsoleReporter(Reporter):
         self._progress.update(
             self._task,
             completed=examples,
-            detail=f"loss {mean_loss():.3f}  {rate:,.0f} examples/s  {self._memory()}",
+            detail=f"loss {mean_loss():.3f}  {rate:,.0f} examples/s  {memory_line(memory()._asdict())}",
         )
 
     def evaluating(self, split: Split, done: int, n_queries: int) -> None:
@@ -100,8 +101,13 @@ class ConsoleReporter(Reporter):
                     f"{name:<8}MRR {metrics.mrr:.4f}  Hits@1 {metrics.hits_at_1:.4f}  Hits@3 {metrics.hits_at_3:.4f}  "
                     f"Hits@10 {metrics.hits_at_10:.4f}"
                 )
+            self.console.print(
+                f"MRR with ties for the target {result.test.optimistic.mrr:.4f}, against it "
+                f"{result.test.pessimistic.mrr:.4f}"
+            )
         if result.interrupted:
-            self.console.print(f"stopped in epoch {result.epochs}; the checkpoint holds every finished step")
+            self.console.print(f"stopped in epoch {result.epochs}; a checkpoint holds every finished step. Go on with")
+            self.console.print(f"  memplan train --resume {result.run_folder}", soft_wrap=True)
         self.console.print(f"run folder {result.run_folder}", soft_wrap=True)
 
     def close(self) -> None:
@@ -131,11 +137,6 @@ class ConsoleReporter(Reporter):
             self._progress.stop()
             self._progress = None
 
-    def _memory(self) -> str:
-        if self.device == "cuda":
-            return f"{format_bytes(torch.cuda.max_memory_reserved())} reserved"
-        return f"process {format_bytes(self._process.memory_info().rss)}"
-
 
 @contextmanager
 def stop_on_signal(console: Console) -> Iterator[Callable[[], int | None]]:
@@ -147,7 +148,7 @@ def stop_on_signal(console: Console) -> Iterator[Callable[[], int | None]]:
         if came is not None:
             raise KeyboardInterrupt
         came = number
-        console.print(f"{signal.Signals(number).name}: stopping after this step (again to end at once)")
+        console.print(f"{signal.Signals(number).name}: stopping after this micro-batch (again to end at once)")
 
     before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

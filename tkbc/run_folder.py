@@ -1,61 +1,121 @@
-"""The run folder: plan.json, config.json, metrics.jsonl, memory_check.json and checkpoint/."""
+"""The run folder: plan.json, config.json, metrics.jsonl, memory_check.json, progress.json, checkpoint/ and a lock."""
 
 from __future__ import annotations
 
 import json
-import platform
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import torch
+from filelock import FileLock, Timeout
 
 from memplan.errors import MemplanError
-from memplan.plan import MemoryCheck, Plan, to_json
+from memplan.plan import MemoryCheck, to_json
+from memplan.runs import read_lines
+from tkbc.checkpoints import Checkpoints
+from tkbc.run_state import RunState
+
+LOCK_SECONDS = 1.0
+"""How long to wait for the lock: a listing of runs holds it for an instant."""
 
 
 class RunFolder:
-    """A new folder for one run; what cannot be written is one clear error.
+    """One run's folder, locked as long as this object is not closed; what cannot be written is one clear error.
 
     Raises:
-        MemplanError: there is something of that name, or it cannot be written.
+        MemplanError: another process is at work in it, or it cannot be written.
     """
 
-    def __init__(self, path: Path, plan: Plan, config: dict[str, Any]) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
+        self.checkpoints = Checkpoints(path / "checkpoint")
+        self._lock = FileLock(path / "lock", timeout=LOCK_SECONDS)
+        try:
+            with self._writing():
+                self._lock.acquire()
+        except Timeout:
+            raise MemplanError(f"{path}: another process is training in it; wait for it or stop it first") from None
+
+    @classmethod
+    def create(cls, path: Path, state: RunState) -> RunFolder:
+        """Make a new folder for a run that begins.
+
+        Raises:
+            MemplanError: there is something of that name, or it cannot be written.
+        """
         try:
             path.mkdir(parents=True)
         except FileExistsError:
             raise MemplanError(f"{path}: there is a run already; choose another folder with --run-dir") from None
         except OSError as error:
             raise MemplanError(f"{path}: cannot be made ({error.strerror}); choose another with --run-dir") from None
-        versions = {"python": platform.python_version(), "torch": torch.__version__}
-        with self._writing():
-            (path / "plan.json").write_text(to_json(plan) + "\n", encoding="utf-8")
-            (path / "config.json").write_text(
-                json.dumps({**config, "versions": versions}, indent=2) + "\n", encoding="utf-8"
-            )
+        folder = cls(path)
+        folder.describe(state)
+        with folder._writing():
             (path / "metrics.jsonl").touch()
+        return folder
 
-    @property
-    def checkpoint(self) -> Path:
-        """Return where the checkpoint lies."""
-        return self.path / "checkpoint"
+    @classmethod
+    def reopen(cls, path: Path, state: RunState) -> RunFolder:
+        """Open the folder of a run that goes on from ``state``.
+
+        The epochs that will be trained again leave metrics.jsonl, and so does half a line at its end.
+
+        Raises:
+            MemplanError: another process is at work in it, or it cannot be written.
+        """
+        folder = cls(path)
+        folder.describe(state)
+        # What happened stays on record; epochs that will be trained again and the test of a run that goes on do not.
+        lines = [
+            line
+            for line in read_lines(path / "metrics.jsonl")
+            if "event" in line
+            or ("loss" in line and isinstance(line.get("epoch"), int) and line["epoch"] < state.epoch)
+        ]
+        folder._replace("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+        return folder
+
+    def close(self) -> None:
+        """Give the lock back."""
+        self._lock.release()
+
+    def describe(self, state: RunState) -> None:
+        """Write plan.json and config.json."""
+        config = {"dataset": state.dataset, **state.settings.model_dump(), "versions": state.versions}
+        self._replace("config.json", json.dumps({**config, "data_sha256": state.data_sha256}, indent=2) + "\n")
+        self._replace("plan.json", to_json(state.plan) + "\n")
 
     def append(self, line: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl."""
         with self._writing(), (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
 
     def write_check(self, check: MemoryCheck) -> None:
         """Write memory_check.json."""
+        self._replace("memory_check.json", to_json(check) + "\n")
+
+    def write_progress(self, progress: dict[str, Any]) -> None:
+        """Write progress.json for ``memplan monitor``; where that fails a run has better things to complain of."""
+        with suppress(MemplanError):
+            self._replace("progress.json", json.dumps(progress) + "\n")
+
+    def _replace(self, name: str, text: str) -> None:
+        """Write a file so that a reader finds the old text or the new."""
+        unfinished = self.path / f"{name}.unfinished"
         with self._writing():
-            (self.path / "memory_check.json").write_text(to_json(check) + "\n", encoding="utf-8")
+            unfinished.write_text(text, encoding="utf-8")
+            unfinished.replace(self.path / name)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
         try:
             yield
+        except Timeout:
+            raise
         except OSError as error:
             raise MemplanError(f"{self.path}: cannot be written ({error.strerror}); free some space") from None

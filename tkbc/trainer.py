@@ -73,10 +73,16 @@ class Trainer:
 
     def adopt(self, workload: Workload) -> None:
         """Go on with other micro-batches, chunks or scoring, which change no result: the next step uses them."""
+        if workload.scoring != self.workload.scoring:
+            self.score = make_score(
+                workload.score, workload.scoring, workload.device, workload.threads, workload.precision
+            )
         self.workload = self.model.workload = workload
-        self.score = make_score(
-            workload.score, workload.scoring, workload.device, workload.threads, workload.precision
-        )
+
+    @property
+    def is_between_steps(self) -> bool:
+        """Whether every table is whole: no step failed between its update and its projection."""
+        return not self._updated
 
     def persistent_tensors(self) -> Iterator[Tensor]:
         """Yield every tensor that lives as long as the trainer."""
@@ -97,7 +103,9 @@ class Trainer:
             return order.to(self.workload.device)
 
     @torch.no_grad()
-    def step(self, order: Tensor, between: Callable[[], None] = _nothing, checking: Callable[[], None] = _nothing) -> None:
+    def step(
+        self, order: Tensor, between: Callable[[], None] = _nothing, checking: Callable[[], None] = _nothing
+    ) -> None:
         """Take one optimizer step on the examples that ``order`` names: B of them, or fewer at the end of an epoch.
 
         ``between`` is called between micro-batches, ``checking`` when the gradients are whole and no table has changed

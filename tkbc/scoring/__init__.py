@@ -54,6 +54,9 @@ class PairwiseScore(Protocol):
     ) -> None:
         """Add the gradients of Σ grad_scores · scores to ``grad_query`` and ``grad_entities``."""
 
+    def forget(self) -> None:
+        """Free what a forward kept for a backward that will not come."""
+
 
 def _fused_l1(device: DeviceType, threads: int, tune_for: tuple[int, int, int] | None) -> PairwiseScore:
     if device == "cpu":

@@ -96,3 +96,7 @@ class Materialized(TorchSoftmax):
         scores, leaves = self._graph
         self._graph = None
         _gradients(scores, leaves, grad_scores, grad_query, grad_entities)
+
+    def forget(self) -> None:
+        """Free the graph of a forward whose backward will not come."""
+        self._graph = None

@@ -10,6 +10,9 @@ from torch import Tensor
 class TorchSoftmax:
     """The two operations on a buffer of scores that the loss needs, each in place."""
 
+    def forget(self) -> None:
+        """Free what a forward kept for its backward: here nothing."""
+
     def softmax_(self, scores: Tensor) -> Tensor:
         """Turn each row of the scores, (b, c), into probabilities; return its log-sum-exp, (b,).
 

@@ -1,0 +1,220 @@
+"""Going on with a run: the same bits as without the interruption, damaged checkpoints, other data, the lock."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from filelock import FileLock
+from safetensors.torch import load_file
+
+from memplan.errors import MemplanError
+from tests.conftest import random_graph, write_folder
+from tests.test_cli import fails, invoke, read_json
+from tests.test_training import SHAPE, make_plan, newest_checkpoint
+from tkbc.checkpoints import KEPT, Checkpoints
+from tkbc.training import Reporter, Result, TrainSettings, resume, train
+
+SETTINGS: dict[str, Any] = {
+    "learning_rate": 0.1, "max_epochs": 4, "valid_freq": 2, "checkpoint_minutes": 0, "seed": 3,
+}  # fmt: skip
+ADAM = {"model": "TNTPairRE", "optimizer": "adam", "unit_norm": True}
+ADAGRAD = {"model": "TNTComplEx", "optimizer": "adagrad"}
+
+
+class StopAt(Reporter):
+    """Asks to stop when the given step is done, or in the middle of a ranking."""
+
+    def __init__(self, step: int | None = None, *, ranking: bool = False) -> None:
+        self.left, self.ranking, self.stop = step, ranking, False
+
+    def step_done(self, *_: object) -> None:
+        if self.left is not None:
+            self.left -= 1
+            self.stop = self.left <= 0
+
+    def evaluating(self, *_: object) -> None:
+        self.stop = self.stop or self.ranking
+
+
+def begin(folder: Path, reporter: StopAt | None = None, **settings: Any) -> Result:
+    graph = random_graph(SHAPE)
+    made = make_plan(graph, batch_size=100, micro_batch_size=30, emb_reg=0.01, time_reg=0.01, **settings)
+    reporter = reporter or StopAt()
+    return train(made, graph, TrainSettings(**SETTINGS), folder, reporter, lambda: reporter.stop)
+
+
+def go_on(folder: Path, reporter: StopAt | None = None, told: Callable[[str], None] = lambda _: None) -> Result:
+    reporter = reporter or StopAt()
+    name, state = Checkpoints(folder / "checkpoint").newest(told)
+    return resume(folder, name, state, random_graph(SHAPE), reporter, lambda: reporter.stop)
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    checkpoint = newest_checkpoint(folder)
+    return {
+        f"{file}/{name}": tensor
+        for file in ("model", "optimizer")
+        for name, tensor in load_file(checkpoint / f"{file}.safetensors").items()
+    }
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Parameters, optimizer state and every reported number but the times are equal, bit for bit."""
+    first, second = tensors(one), tensors(other)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert reported(one) == reported(other)
+
+
+def reported(folder: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    timed = {"seconds", "examples_per_second", "memory"}
+    return [{k: v for k, v in line.items() if k not in timed} for line in lines if "event" not in line]
+
+
+@pytest.mark.parametrize("settings", [ADAM, ADAGRAD], ids=["adam", "adagrad"])
+@pytest.mark.parametrize("steps", [(1,), (5,), (6,), (12,), (23,), (24,), (3, 4, 5)])
+def test_a_resumed_run_ends_like_an_uninterrupted_one_bit_for_bit(
+    tmp_path: Path, settings: dict[str, Any], steps: tuple[int, ...]
+) -> None:
+    """600 examples in batches of 100: 6 steps an epoch, 24 in all, stopped once or several times."""
+    begin(tmp_path / "whole", **settings)
+    assert begin(tmp_path / "cut", StopAt(steps[0]), **settings).interrupted
+    for step in steps[1:]:
+        assert go_on(tmp_path / "cut", StopAt(step)).interrupted
+    assert not go_on(tmp_path / "cut").interrupted
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_stopping_between_micro_batches_takes_the_step_again(tmp_path: Path) -> None:
+    begin(tmp_path / "whole", **ADAM)
+    asked = 0
+
+    def should_stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked >= 7  # once before each step and three times inside it: this is inside the second
+
+    graph = random_graph(SHAPE)
+    made = make_plan(graph, batch_size=100, micro_batch_size=30, emb_reg=0.01, time_reg=0.01, **ADAM)
+    train(made, graph, TrainSettings(**SETTINGS), tmp_path / "cut", None, should_stop)
+    _, state = Checkpoints(tmp_path / "cut" / "checkpoint").newest()
+    assert (state.steps, state.examples_done) == (1, 100)
+    go_on(tmp_path / "cut")
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_stopping_in_a_validation_or_the_test_ranking_ranks_again(tmp_path: Path) -> None:
+    begin(tmp_path / "whole", **ADAM)
+    begin(tmp_path / "cut", StopAt(ranking=True), **ADAM)
+    assert [line["epoch"] for line in reported(tmp_path / "cut")] == [1]
+
+    class StopInTest(StopAt):
+        def evaluating(self, *arguments: object) -> None:
+            self.stop = arguments[0] == "test"
+
+    assert go_on(tmp_path / "cut", StopInTest()).interrupted
+    assert [line["epoch"] for line in reported(tmp_path / "cut")] == [1, 2, 3, 4]
+    before = tensors(tmp_path / "cut")
+    assert go_on(tmp_path / "cut").test is not None
+    assert all(torch.equal(before[name], tensor) for name, tensor in tensors(tmp_path / "cut").items())
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+@pytest.mark.parametrize("damage", ["cut", "altered", "missing", "empty"])
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "state.json", "SHA256SUMS"])
+def test_a_damaged_checkpoint_is_noticed_and_the_one_before_used(tmp_path: Path, damage: str, file: str) -> None:
+    begin(tmp_path / "cut", StopAt(9), **ADAGRAD)
+    newest = newest_checkpoint(tmp_path / "cut")
+    content = (newest / file).read_bytes()
+    if damage == "missing":
+        (newest / file).unlink()
+    else:
+        flipped = content[:-5] + bytes([content[-5] ^ 1]) + content[-4:]
+        damaged = {"cut": content[: len(content) // 2], "empty": b"", "altered": flipped}
+        (newest / file).write_bytes(damaged[damage])
+    told: list[str] = []
+    name, state = Checkpoints(tmp_path / "cut" / "checkpoint").newest(told.append)
+    assert int(name) == int(newest.name) - 1
+    assert state.steps == 9  # the one before was written after the same step
+    assert len(told) == 1
+    assert newest.name in told[0]
+
+
+def test_going_back_over_a_damaged_checkpoint_ends_the_same(tmp_path: Path) -> None:
+    begin(tmp_path / "whole", **ADAM)
+    begin(tmp_path / "cut", StopAt(15), **ADAM)
+    (newest_checkpoint(tmp_path / "cut") / "model.safetensors").write_bytes(b"")
+    (newest_checkpoint(tmp_path / "cut") / "state.json").write_bytes(b"{}")
+    go_on(tmp_path / "cut")
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_only_the_last_and_the_best_checkpoints_are_kept(tmp_path: Path) -> None:
+    begin(tmp_path / "run", **ADAM)
+    checkpoints = Checkpoints(tmp_path / "run" / "checkpoint")
+    _, state = checkpoints.newest()
+    names = checkpoints.names()
+    assert KEPT <= len(names) <= 2 * KEPT
+    assert state.best.checkpoint in names
+    assert not list(checkpoints.folder.glob("*.unfinished"))
+
+
+def test_the_command_goes_on_where_a_run_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = write_folder(tmp_path / "graph", random_graph(SHAPE))
+    options = ["train", "--dataset", str(folder), "--device", "cpu", "--rank", "5"]
+    assert invoke(*options, "--max-epochs", "2", "--run-dir", "runs/one").exit_code == 0
+    fails(2, "the run is finished; give more --max-epochs", "train", "--resume", "runs/one")
+    fails(1, "no interrupted run in runs/", "train", "--resume", "auto")
+    fails(2, "has settled --rank, --dataset", "train", "--resume", "auto", "--rank", "5", "--dataset", "demo")
+    fails(1, "no such run", "train", "--resume", "runs/two")
+    result = invoke("train", "--resume", "runs/one", "--max-epochs", "3", "--valid-freq", "1")
+    assert result.exit_code == 0, result.output
+    assert "going on with runs/one from checkpoint 00000001: epoch 3, 0 of its 600 examples done" in result.stdout
+    assert [line.get("epoch") for line in reported(tmp_path / "runs" / "one")] == [1, 2, 3, None]
+    (row,) = read_json("runs")["runs"]
+    assert (row["state"], row["epochs"], row["max_epochs"]) == ("finished", 3, 3)
+    assert row["test_mrr"] == reported(tmp_path / "runs" / "one")[-1]["test"]["both"]["mrr"]
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_begins_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ["train", "--device", "cpu", "--rank", "4", "--max-epochs", "1", "--run-dir", "runs/one"]
+    invoke(*options)
+    before = tensors(Path("runs/one"))
+    shutil.rmtree("runs/one/checkpoint")
+    for left in ("memory_check.json", "progress.json"):
+        Path("runs/one", left).unlink()
+    Path("runs/one/metrics.jsonl").write_text('{"epoch": 1, "lo')
+    result = invoke("train", "--resume", "auto")
+    assert result.exit_code == 0, result.output
+    assert "from its beginning" in result.stdout
+    assert all(torch.equal(before[name], tensor) for name, tensor in tensors(Path("runs/one")).items())
+
+
+def test_a_run_is_not_continued_with_other_data(tmp_path: Path) -> None:
+    begin(tmp_path / "run", StopAt(9), **ADAGRAD)
+    name, state = Checkpoints(tmp_path / "run" / "checkpoint").newest()
+    with pytest.raises(MemplanError, match=r"not the data that .* was trained on"):
+        resume(tmp_path / "run", name, state, random_graph(SHAPE, seed=1))
+
+
+def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
+    begin(tmp_path / "run", StopAt(9), **ADAGRAD)
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    with FileLock(tmp_path / "run" / "lock"):
+        with pytest.raises(MemplanError, match="another process is training in it"):
+            go_on(tmp_path / "run")
+        assert re.search(r"run +running", invoke("runs", str(tmp_path)).stdout)
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+    assert re.search(r"run +interrupted", invoke("runs", str(tmp_path)).stdout)

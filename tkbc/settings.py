@@ -1,0 +1,29 @@
+"""What a run needs besides its plan."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class TrainSettings(BaseModel):
+    """A run's settings besides its plan; nothing here changes memory."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    max_epochs: Annotated[int, Field(ge=1, le=10**9)]
+    valid_freq: Annotated[int, Field(ge=1, le=10**9)] = 5
+    """Validate after every this many epochs, and after the last."""
+    patience: Annotated[int, Field(ge=1, le=10**9)] | None = None
+    """Stop after this many validations in a row without a better MRR; None: never."""
+    checkpoint_minutes: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 10.0
+    """Write a checkpoint at least this often, besides one at every validation; 0: after every step."""
+    strict_memory: bool = False
+    """Stop where measured memory drifts from the plan."""
+    tensorboard: bool = False
+    """Write the metrics for TensorBoard too."""
+    deterministic: bool = False
+    """On CUDA, let PyTorch use deterministic algorithms alone, so that a resumed run is the same bit for bit."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
