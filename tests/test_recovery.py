@@ -1,0 +1,221 @@
+"""Running out of memory in the middle of a run: at one operation of a step or an evaluation after another."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import nullcontext, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from memplan.devices import Rates, Target
+from memplan.errors import DoesNotFitError
+from memplan.planner import plan
+from memplan.replan import replan
+from memplan.workload import Shape, build_workload
+from tests.conftest import random_facts, random_graph
+from tests.test_training import newest_checkpoint
+from tkbc import evaluation, run
+from tkbc.checkpoints import Checkpoints
+from tkbc.recovery import is_out_of_memory
+from tkbc.trainer import Trainer
+from tkbc.training import Reporter, TrainSettings, resume, train
+
+SHAPE = Shape(n_entities=300, n_relations=3, n_timestamps=6, n_facts=60)
+ERRORS: tuple[Exception, ...] = (
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB (injected)"),
+    RuntimeError(
+        "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 20 bytes (injected)"
+    ),
+    MemoryError(),
+)
+CONFIGURATIONS: list[dict[str, Any]] = [
+    {"model": "TNTPairRE", "scoring": "chunked", "optimizer": "adam", "unit_norm": True},
+    {"model": "TNTPairRE", "scoring": "fused", "optimizer": "adagrad", "unit_norm": True},
+    {"model": "TNTComplEx", "scoring": "materialized", "optimizer": "adam"},
+    {"model": "TNTComplEx", "scoring": "fused", "optimizer": "adagrad"},
+]
+NAMES = [f"{c['model']}-{c['scoring']}-{c['optimizer']}" for c in CONFIGURATIONS]
+
+
+EVERY = 9
+"""Of a step's operations every ninth is made to fail, and every one of its update; 1 tries them all."""
+UPDATE = 45
+ALLOCATE_NOTHING = ("profiler.", "aten.slice.", "aten.select.", "aten.view.", "aten.detach.", "aten.alias.")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Tensors this small only wait for each other's threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class OutOfMemoryAt(TorchDispatchMode):
+    """Raises instead of operation number ``at``, once; counts every operation that could allocate."""
+
+    def __init__(self, at: int | None = None) -> None:
+        super().__init__()
+        self.at, self.count = at, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += not str(func).startswith(ALLOCATE_NOTHING)
+        if self.count == self.at:
+            self.at = None
+            raise ERRORS[self.count % len(ERRORS)]
+        return func(*args, **(kwargs or {}))
+
+
+def settings_of(configuration: dict[str, Any]) -> dict[str, Any]:
+    chunk = None if configuration["scoring"] == "materialized" else 200
+    sizes = {"rank": 4, "batch_size": 40, "micro_batch_size": 20, "chunk_size": chunk, "eval_chunk_size": chunk}
+    return {**configuration, **sizes, "emb_reg": 0.01, "time_reg": 0.01, "threads": 2}
+
+
+def make_trainer(configuration: dict[str, Any]) -> Trainer:
+    workload = build_workload(SHAPE, **settings_of(configuration))
+    return Trainer(workload, random_facts(SHAPE, SHAPE.n_facts), learning_rate=0.1)
+
+
+def train_two_steps(trainer: Trainer, mode: OutOfMemoryAt) -> int:
+    """Take two steps, the second with the accident; return how often it failed."""
+    first, second, _ = trainer.shuffled(1).split(40)
+    trainer.step(first)
+    failures = 0
+    while trainer.steps < 2:
+        with suppress(torch.OutOfMemoryError, RuntimeError, MemoryError), mode:
+            trainer.step(second)
+        if trainer.steps < 2:
+            failures += 1
+            trainer.score.forget()
+            trainer.adopt(trainer.workload.model_copy(update={"micro_batch_size": 7}))
+    return failures
+
+
+@pytest.mark.parametrize("configuration", CONFIGURATIONS, ids=NAMES)
+def test_a_step_that_fails_at_any_operation_is_taken_again_to_the_same_end(configuration: dict[str, Any]) -> None:
+    whole, mode = make_trainer(configuration), OutOfMemoryAt()
+    assert train_two_steps(whole, mode) == 0
+    update = mode.count - UPDATE
+    for at in [*range(1, update, EVERY), *range(update, mode.count + 1)]:
+        trainer = make_trainer(configuration)
+        assert train_two_steps(trainer, OutOfMemoryAt(at)) == 1
+        for name, table in whole.model.named_parameters():
+            torch.testing.assert_close(dict(trainer.model.named_parameters())[name], table, rtol=2e-4, atol=2e-6)
+        for one, other in zip(trainer.optimizer.state.values(), whole.optimizer.state.values(), strict=True):
+            assert torch.equal(one["step"], other["step"])
+        torch.testing.assert_close(trainer.totals[0], whole.totals[0], rtol=1e-5, atol=0)
+
+
+def run_with_accidents(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *, step: int | None = None, rank: int | None = None, at: int = 10**9
+) -> tuple[Any, OutOfMemoryAt]:
+    """Train two epochs; operation ``at`` of the given optimizer step, or of the given evaluation, fails."""
+    graph = random_graph(SHAPE, n_valid=30, n_test=30)
+    target = Target("cpu", "CPU", 2**30, "test", Rates(9e10, 8e9, 8e-6), 0)
+    made = plan(graph.shape, target, n_queries=60, **settings_of(CONFIGURATIONS[0]))
+    mode, original_step, original_evaluate, ranked = OutOfMemoryAt(at), Trainer.step, evaluation.evaluate, 0
+
+    def failing_step(self: Trainer, *arguments: Any) -> None:
+        with mode if self.steps == step else nullcontext():
+            original_step(self, *arguments)
+
+    def failing_evaluate(*arguments: Any) -> Any:
+        nonlocal ranked
+        with mode if ranked == rank else nullcontext():
+            found = original_evaluate(*arguments)
+        ranked += 1
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", failing_step)
+        patch.setattr(run, "evaluate", failing_evaluate)
+        settings = TrainSettings(learning_rate=0.1, max_epochs=2, valid_freq=1)
+        return train(made, graph, settings, folder), mode
+
+
+def events(folder: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if "event" in line]
+
+
+@pytest.mark.parametrize("where", [{"step": 0}, {"step": 4}, {"rank": 0}, {"rank": 1}, {"rank": 2}], ids=str)
+def test_a_run_goes_on_with_a_smaller_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: dict[str, int]
+) -> None:
+    whole, _ = run_with_accidents(tmp_path / "whole", monkeypatch)
+    expected = load_file(newest_checkpoint(tmp_path / "whole") / "model.safetensors")
+    _, counted = run_with_accidents(tmp_path / "counted", monkeypatch, **where)
+    for at in range(1, counted.count + 1, max(1, counted.count // 5)):
+        folder = tmp_path / str(at)
+        result, _ = run_with_accidents(folder, monkeypatch, **where, at=at)
+        for name, table in load_file(newest_checkpoint(folder) / "model.safetensors").items():
+            # Adam divides by the gradient's size: where that is tiny, the rounding of its sum shows.
+            torch.testing.assert_close(table, expected[name], rtol=2e-3, atol=2e-5)
+        assert result.test.both.mrr == pytest.approx(whole.test.both.mrr, rel=1e-3)
+        (event,) = events(folder)
+        assert event["event"] == "out of memory"
+        assert all(after < before for before, after in event["changes"].values())
+        assert event["changes"]
+        assert json.loads((folder / "plan.json").read_text())["peak"]["device_bytes"] > 0
+        if where != {"step": 0}:  # that one is measured while the mode that counts operations allocates, too
+            assert all(phase.relative_error == 0 for phase in result.memory_check.phases), "not of the new plan"
+
+
+def test_when_nothing_fits_a_checkpoint_is_left_and_the_run_can_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = random_graph(SHAPE, n_valid=30, n_test=30)
+    target = Target("cpu", "CPU", 2**30, "test", Rates(9e10, 8e9, 8e-6), 0)
+    made = plan(graph.shape, target, n_queries=60, **settings_of(CONFIGURATIONS[1]))
+    settings = TrainSettings(learning_rate=0.1, max_epochs=2)
+    original, tries = Trainer.step, 0
+
+    def step(self: Trainer, *arguments: Any) -> None:
+        nonlocal tries
+        if self.steps == 4:
+            tries += 1
+            raise torch.OutOfMemoryError("CUDA out of memory (injected)")
+        original(self, *arguments)
+
+    told: list[str] = []
+
+    class Listening(Reporter):
+        def notice(self, text: str) -> None:
+            told.append(text)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", step)
+        with pytest.raises(DoesNotFitError, match=r"no smaller plan fits .*memplan train --resume"):
+            train(made, graph, settings, tmp_path / "run", Listening())
+    assert len(told) == tries - 1 > 3
+    name, state = Checkpoints(tmp_path / "run" / "checkpoint").newest()
+    assert (state.epoch, state.examples_done, state.steps) == (2, 40, 4)
+    assert resume(tmp_path / "run", name, state, graph).test is not None
+
+
+def test_a_smaller_plan_shrinks_only_the_part_that_failed() -> None:
+    target = Target("cpu", "CPU", 2**30, "test", Rates(9e10, 8e9, 8e-6), 0)
+    made = plan(SHAPE, target, n_queries=60, **settings_of(CONFIGURATIONS[0]))
+    smaller = replan(made, target, "training")
+    assert smaller.micro_batch_size * smaller.chunk_size < made.micro_batch_size * made.chunk_size
+    assert (smaller.eval_batch_size, smaller.eval_chunk_size) == (made.eval_batch_size, made.eval_chunk_size)
+    smaller = replan(made, target, "evaluation")
+    assert (smaller.micro_batch_size, smaller.chunk_size) == (made.micro_batch_size, made.chunk_size)
+    assert smaller.eval_batch_size * smaller.eval_chunk_size < made.eval_batch_size * made.eval_chunk_size
+    tight = target._replace(budget_bytes=made.peak.device_bytes // 2)
+    assert replan(made, tight, "training").peak.device_bytes <= made.peak.device_bytes
+    with pytest.raises(DoesNotFitError):
+        replan(made, target._replace(budget_bytes=1000), "training")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("shape mismatch"), ValueError("x"), KeyError("memory")])
+def test_other_errors_are_not_taken_for_memory(error: Exception) -> None:
+    assert not is_out_of_memory(error)
