@@ -295,14 +295,21 @@ def monitor(
         make_console().print(*lines, sep="\n", soft_wrap=True)
 
 
-@app.command()
+datasets_app = typer.Typer(invoke_without_command=True)
+app.add_typer(datasets_app, name="datasets")
+
+
+@datasets_app.callback()
 def datasets(
+    context: typer.Context,
     data_dir: Annotated[
         Path | None, typer.Option(help="Where to look; else $TKBC_DATA or your data directory.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """List the catalog's datasets, their shapes, and where they are on this machine."""
+    if context.invoked_subcommand is not None:
+        return
     from memplan.report import listing, make_console
     from tkbc.data import data_folder, find_folder
 
@@ -335,6 +342,19 @@ def datasets(
     for name, entry in DATASETS.items():
         if entry.how_to_get and places[name] is None:
             make_console().print(f"{name} is at {entry.how_to_get}", soft_wrap=True)
+
+
+@datasets_app.command()
+def download(
+    name: Annotated[str, typer.Argument(help="A catalog name.")],
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Where to put it; else $TKBC_DATA or your data directory.")
+    ] = None,
+) -> None:
+    """Fetch a dataset's files; a download that was cut short goes on where it stopped."""
+    from memplan.job import download_command
+
+    typer.echo(f"{name} is in {download_command(name, data_dir)}")
 
 
 @app.command()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -51,10 +52,9 @@ def test_byte_order_mark_crlf_and_unusual_characters(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (b"a\tr\tb\t2014-01-01\na\tr\tb\n", "train:2: 3 columns where 4 are expected"),
-        (b"a\tr\tb\t2014-01-01\n\n", "train:2: 1 columns"),
         (b"a\t\tb\t2014-01-01\n", "train:1: column 2 is empty"),
         (b"", "train: empty"),
-        (b"a\tr\t\xff\t2014-01-01\n", "train: not UTF-8 at byte 4"),
+        (b"a\tr\t\xff\t2014-01-01\n", "train:1: not UTF-8 at byte 5"),
         (b'a\tr\tb\t<occursSince>\t"20x2-##-##"\n', "train:1: '\"20x2-##-##\"' is no date"),
         (b'a\tr\tb\t<occursSince>\t"2012-##-##"\na\tr\tb\t2012\n', "train:2: 4 columns where 3 are expected"),
     ],
@@ -66,6 +66,58 @@ def test_a_broken_file_is_named_with_its_line(tmp_path: Path, content: bytes, me
         load_folder(folder, "broken", tmp_path / "cache")
     assert message in str(caught.value)
     assert not list((tmp_path).glob("cache/*"))
+
+
+def test_blank_lines_and_blanks_at_a_line_s_end_are_read_over(tmp_path: Path) -> None:
+    content = b"\xef\xbb\xbf\r\na\tr\tb c\t2014-01-01 \t\r\n \t\n\na\tr\tb c\t2014-01-01\n a\tr\tb c\t2014-01-01"
+    for split in SPLITS:
+        (tmp_path / split).write_bytes(content)
+    graph = read_folder(tmp_path, "tiny")
+    assert graph.entities == (" a", "a", "b c"), "blanks elsewhere belong to the name"
+    assert graph.train.tolist() == [[1, 0, 2, 0], [1, 0, 2, 0], [0, 0, 2, 0]], "a fact that occurs twice stays twice"
+
+
+def test_entities_of_valid_and_test_alone_have_ids_and_are_ranked(tmp_path: Path) -> None:
+    for split, line in (("train", "a\tr\tb\t1"), ("valid", "c\tr\tb\t2"), ("test", "a\tq\td\t3")):
+        (tmp_path / split).write_text(line, encoding="utf-8")
+    graph = read_folder(tmp_path, "tiny")
+    assert (graph.shape.n_entities, graph.shape.n_relations, graph.shape.n_timestamps) == (4, 2, 3)
+    assert graph.test.tolist() == [[0, 0, 3, 2]]
+
+
+def test_the_first_twenty_bad_lines_are_told_at_once(tmp_path: Path) -> None:
+    good = "a\tr\tb\t2014-01-01\n"
+    (tmp_path / "train").write_text((good + "bad\n") * 15, encoding="utf-8")
+    (tmp_path / "valid").write_bytes(good.encode() + b"\xff\n" + b"a\t\tb\t1\n")
+    (tmp_path / "test").write_text(good + "a\tb\n" * 10, encoding="utf-8")
+    with pytest.raises(MemplanError) as caught:
+        read_folder(tmp_path, "broken")
+    first, *lines = str(caught.value).splitlines()
+    assert first == f"{tmp_path}: 27 lines cannot be read as facts; the first 20:"
+    assert len(lines) == 20
+    assert lines[0] == f"  {tmp_path / 'valid'}:2: not UTF-8 at byte 1; save it as UTF-8"
+    assert lines[1].startswith(f"  {tmp_path / 'train'}:2: 1 columns where 4 are expected")
+    assert lines[16].startswith(f"  {tmp_path / 'valid'}:3: column 2 is empty")
+
+
+def test_a_line_of_a_gigabyte_is_refused_without_reading_it(tmp_path: Path) -> None:
+    for split in SPLITS:
+        (tmp_path / split).write_text("a\tr\tb\t1\n", encoding="utf-8")
+    with (tmp_path / "train").open("ab") as file:
+        file.truncate(2**30)  # a hole: no disk is filled
+    tracemalloc.start()
+    with pytest.raises(MemplanError, match=r"train:2: longer than 65,536 bytes"):
+        read_folder(tmp_path, "long")
+    assert tracemalloc.get_traced_memory()[1] < 2**22
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \n", b"\xef\xbb\xbf"])
+def test_a_split_without_facts_is_refused(tmp_path: Path, content: bytes) -> None:
+    for split in SPLITS:
+        (tmp_path / split).write_bytes(b"a\tr\tb\t1\n" if split != "valid" else content)
+    with pytest.raises(MemplanError, match="valid: empty; every split needs at least one fact"):
+        read_folder(tmp_path, "empty")
 
 
 def test_yago15k_as_tkbc_reads_it(tmp_path: Path) -> None:

@@ -57,7 +57,8 @@ def load_dataset(dataset: str, data_dir: Path | None = None, *, seed: int = 0) -
     if folder_found is None:
         expected = data_folder(data_dir) / entry.name
         raise MemplanError(
-            f"{entry.name} is not on this machine: looked in {expected} for train, valid and test. They are at "
-            f"{entry.how_to_get}. Put them there, or name the folder above theirs with --data-dir or TKBC_DATA"
+            f"{entry.name} is not on this machine: looked in {expected} for train, valid and test. Fetch them with "
+            f"memplan datasets download {entry.name}; they are at {entry.how_to_get}. Or name the folder above theirs "
+            "with --data-dir or TKBC_DATA"
         )
     return load_folder(folder_found, entry.name)

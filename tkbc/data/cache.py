@@ -16,7 +16,7 @@ from memplan.errors import MemplanError
 from tkbc.data.dataset import SPLITS, Dataset
 from tkbc.data.raw import missing_files, read_folder
 
-_FORMAT = 1
+_FORMAT = 2
 _NAMES = ("entities", "relations", "timestamps")
 
 

@@ -3,6 +3,10 @@
 Two formats are read. Quadruples: head, relation, tail, time. YAGO15K's: head, relation, tail and, where the fact has a
 time, ``<occursSince>`` or ``<occursUntil>`` and ``"2012-##-##"``; as in tkbc the relation becomes relation and modifier
 joined, the time a year, and facts without time take one extra timestamp, the last.
+
+A byte order mark, CRLF, blanks and tabs at a line's end, and blank lines are read over, as tkbc does. A fact that
+occurs twice stays twice: the published splits are counted so. Entities, relations and timestamps count over all three
+splits; one that occurs in valid or test alone keeps the embedding that it began with. docs/data.md says all this.
 """
 
 from __future__ import annotations
@@ -18,6 +22,8 @@ from memplan.errors import MemplanError
 from tkbc.data.dataset import NO_TIME, SPLITS, Dataset, Ids
 
 MODIFIERS = ("<occursSince>", "<occursUntil>")
+LONGEST_LINE_BYTES = 65_536
+SHOWN_PROBLEMS = 20
 _YEAR = re.compile(r'"?(-?\d{1,6})-[\d#]{2}-[\d#]{2}"?')
 
 
@@ -39,18 +45,22 @@ def read_folder(folder: Path, dataset: str) -> Dataset:
     """Return the graph in ``folder``, to be called ``dataset``.
 
     Raises:
-        MemplanError: a file is missing, empty, not UTF-8, or has a line that is no fact; names file and line.
+        MemplanError: a file is missing, empty, not UTF-8, or has lines that are no facts or too long; names file and
+            line, the first twenty of them at once.
     """
     absent = missing_files(folder)
     if absent:
         raise MemplanError(
             f"{folder}: no file {', '.join(absent)}; a dataset folder holds train, valid and test, tab-separated"
         )
-    lines = {split: _read_lines(folder / split) for split in SPLITS}
+    problems: list[str] = []
+    lines = {split: _read_lines(folder / split, problems) for split in SPLITS}
     # One format for the folder: a split of YAGO15K may happen to hold no fact with a time.
-    with_modifiers = any(len(row) == 5 and row[3] in MODIFIERS for rows in lines.values() for row in rows)
+    with_modifiers = any(len(row) == 5 and row[3] in MODIFIERS for rows in lines.values() for _, row in rows)
     parse = _parse_yago15k if with_modifiers else _parse_quadruple
-    splits = {split: _parse_lines(folder / split, rows, parse) for split, rows in lines.items()}
+    splits = {split: _parse_lines(folder / split, rows, parse, problems) for split, rows in lines.items()}
+    if problems:
+        raise _error_of(folder, problems)
     every_fact = [fact for facts in splits.values() for fact in facts]
     entities = sorted({fact.head for fact in every_fact} | {fact.tail for fact in every_fact})
     relations = sorted({fact.relation for fact in every_fact})
@@ -72,28 +82,55 @@ def read_folder(folder: Path, dataset: str) -> Dataset:
     )
 
 
-def _read_lines(path: Path) -> list[list[str]]:
-    """Return the columns of each line."""
+def _read_lines(path: Path, problems: list[str]) -> list[tuple[int, list[str]]]:
+    """Return number and columns of each line that is not blank; what cannot be read goes to ``problems``."""
+    rows = []
     try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise MemplanError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
+        with path.open("rb") as file:
+            # A bounded readline, not splitlines(): a file without line breaks is not read whole, and names may hold
+            # characters, such as U+2028, that splitlines() takes for line breaks.
+            for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE_BYTES + 1), b""), start=1):
+                if len(line) > LONGEST_LINE_BYTES:
+                    problems.append(f"{path}:{number}: longer than {LONGEST_LINE_BYTES:,} bytes; not read any further")
+                    break
+                try:
+                    text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip(" \t\r\n")
+                except UnicodeDecodeError as error:
+                    problems.append(f"{path}:{number}: not UTF-8 at byte {error.start + 1}; save it as UTF-8")
+                    continue
+                if text:
+                    rows.append((number, text.split("\t")))
     except OSError as error:
         raise MemplanError(f"{path}: cannot be read: {error.strerror}") from None
-    if not text:
+    if not rows and not problems:
         raise MemplanError(f"{path}: empty; every split needs at least one fact")
-    # Not splitlines(): names may hold characters, such as U+2028, that it takes for line breaks.
-    return [line.removesuffix("\r").split("\t") for line in text.removesuffix("\n").split("\n")]
+    return rows
 
 
-def _parse_lines(path: Path, lines: list[list[str]], parse: Callable[[list[str]], RawFact | str]) -> list[RawFact]:
+def _parse_lines(
+    path: Path, rows: list[tuple[int, list[str]]], parse: Callable[[list[str]], RawFact | str], problems: list[str]
+) -> list[RawFact]:
     facts = []
-    for number, columns in enumerate(lines, start=1):
+    for number, columns in rows:
         fact = parse(columns)
         if isinstance(fact, str):
-            raise MemplanError(f"{path}:{number}: {fact}")
-        facts.append(fact)
+            problems.append(f"{path}:{number}: {fact}")
+        else:
+            facts.append(fact)
     return facts
+
+
+def _error_of(folder: Path, problems: list[str]) -> MemplanError:
+    """Return one line for one problem, else how many there are and the first of them, a line each."""
+    if len(problems) == 1:
+        return MemplanError(problems[0])
+    shown = f"; the first {SHOWN_PROBLEMS}" if len(problems) > SHOWN_PROBLEMS else ""
+    lines = "".join(f"\n  {problem}" for problem in problems[:SHOWN_PROBLEMS])
+    return MemplanError(f"{folder}: {len(problems):,} lines cannot be read as facts{shown}:{lines}")
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 40 else text[:40] + "…")
 
 
 def _parse_quadruple(columns: list[str]) -> RawFact | str:
@@ -115,9 +152,9 @@ def _parse_yago15k(columns: list[str]) -> RawFact | str:
     modifier, date = columns[3:]
     year = _YEAR.fullmatch(date)
     if modifier not in MODIFIERS:
-        return f"{modifier!r} where {' or '.join(MODIFIERS)} is expected"
+        return f"{_shown(modifier)} where {' or '.join(MODIFIERS)} is expected"
     if year is None:
-        return f'{date!r} is no date; expected one such as "2012-##-##"'
+        return f'{_shown(date)} is no date; expected one such as "2012-##-##"'
     return RawFact(head, f"{relation} {modifier}", tail, str(int(year.group(1))))
 
 

@@ -1,0 +1,245 @@
+"""Downloads from a server of this machine that drops, truncates, ignores Range and lies."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+from memplan.catalog import DATASETS
+from memplan.errors import MemplanError
+from memplan.sources import RemoteFile, remote_files
+from tests.conftest import random_graph, write_folder
+from tests.test_cli import fails, invoke
+from tests.test_data import SHAPE, same
+from tkbc.data.cache import load_folder
+from tkbc.data.download import download
+
+Behaviour = Callable[[BaseHTTPRequestHandler, bytes, int], None]
+"""Answers a request for a content, ``start`` being the first byte that was asked for."""
+
+
+def honest(request: BaseHTTPRequestHandler, content: bytes, start: int) -> None:
+    request.send_response(206 if start else 200)
+    if start:
+        request.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+    request.send_header("Content-Length", str(len(content) - start))
+    request.end_headers()
+    request.wfile.write(content[start:])
+
+
+def dropping(request: BaseHTTPRequestHandler, content: bytes, start: int) -> None:
+    """Send a third of what is left and hang up."""
+    request.send_response(206 if start else 200)
+    if start:
+        request.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+    request.send_header("Content-Length", str(len(content) - start))
+    request.end_headers()
+    left = content[start:]
+    request.wfile.write(left if len(left) < 50 else left[: len(left) // 3])
+
+
+def without_range(request: BaseHTTPRequestHandler, content: bytes, start: int) -> None:
+    del start
+    honest(request, content, 0)
+
+
+def wrong_range(request: BaseHTTPRequestHandler, content: bytes, start: int) -> None:
+    """Answer a Range with bytes from elsewhere."""
+    if not start:
+        return dropping(request, content, start)
+    request.send_response(206)
+    request.send_header("Content-Range", f"bytes 5-{len(content) - 1}/{len(content)}")
+    request.send_header("Content-Length", str(len(content) - 5))
+    request.end_headers()
+    request.wfile.write(content[5:])
+    return None
+
+
+def truncating(request: BaseHTTPRequestHandler, content: bytes, start: int) -> None:
+    """Say that half the file is all of it."""
+    honest(request, content[: len(content) // 2], min(start, len(content) // 2))
+
+
+def other_content(request: BaseHTTPRequestHandler, content: bytes, start: int) -> None:
+    del start
+    honest(request, b"<html>please log in</html>\n" * len(content.splitlines()), 0)
+
+
+def endless(request: BaseHTTPRequestHandler, content: bytes, start: int) -> None:
+    request.send_response(200)
+    request.end_headers()
+    try:
+        while True:
+            request.wfile.write(content)
+    except OSError:
+        pass
+
+
+def huge(request: BaseHTTPRequestHandler, content: bytes, start: int) -> None:
+    request.send_response(200)
+    request.send_header("Content-Length", str(2**40))
+    request.end_headers()
+
+
+def compressed(request: BaseHTTPRequestHandler, content: bytes, start: int) -> None:
+    request.send_response(200)
+    request.send_header("Content-Encoding", "gzip")
+    request.end_headers()
+    request.wfile.write(content)
+
+
+def missing(request: BaseHTTPRequestHandler, content: bytes, start: int) -> None:
+    request.send_error(404)
+
+
+class Mirror:
+    """A server of three files, whose behaviour can be set."""
+
+    def __init__(self, folder: Path) -> None:
+        self.behaviour: Behaviour = honest
+        self.requests: list[tuple[str, int]] = []
+        mirror = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+                start = int(asked[1]) if asked else 0
+                mirror.requests.append((self.path, start))
+                content = (folder / self.path.removeprefix("/")).read_bytes()
+                if start >= len(content) > 0:
+                    self.send_error(416)
+                else:
+                    mirror.behaviour(self, content, start)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write_folder(tmp_path / "source", random_graph(SHAPE))
+
+
+@pytest.fixture
+def mirrors(source: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Mirror]]:
+    monkeypatch.setattr("tkbc.data.download.LARGEST_FILE_BYTES", 2**20)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    found = [Mirror(source), Mirror(source)]
+    yield found
+    for mirror in found:
+        mirror.server.shutdown()
+        mirror.server.server_close()
+
+
+def files_of(source: Path, mirrors: list[Mirror], *, with_sums: bool) -> list[RemoteFile]:
+    found = []
+    for split in ("train", "valid", "test"):
+        content = (source / split).read_bytes()
+        digest = hashlib.sha256(content).hexdigest() if with_sums else None
+        urls = tuple(f"{mirror.url}/{split}" for mirror in mirrors)
+        found.append(RemoteFile(split, urls, len(content.splitlines()), digest))
+    return found
+
+
+def fetch(source: Path, mirrors: list[Mirror], folder: Path, *, with_sums: bool = True) -> None:
+    download("graph", files_of(source, mirrors, with_sums=with_sums), folder, wait_seconds=0)
+
+
+def assert_fetched(source: Path, folder: Path) -> None:
+    assert {path.name for path in folder.iterdir()} == {"train", "valid", "test"}
+    assert same(load_folder(folder, "graph"), load_folder(source, "graph"))
+
+
+@pytest.mark.parametrize("behaviour", [honest, dropping, without_range, wrong_range], ids=lambda b: b.__name__)
+def test_a_server_with_manners_or_without_serves_the_files(
+    source: Path, mirrors: list[Mirror], tmp_path: Path, behaviour: Behaviour
+) -> None:
+    mirrors[0].behaviour = behaviour
+    fetch(source, mirrors, tmp_path / "data" / "graph")
+    assert_fetched(source, tmp_path / "data" / "graph")
+    if behaviour is dropping:
+        assert any(start > 0 for _, start in mirrors[0].requests), "it went on where it had stopped"
+        assert not mirrors[1].requests
+
+
+@pytest.mark.parametrize("with_sums", [True, False])
+@pytest.mark.parametrize(
+    "behaviour", [truncating, other_content, endless, huge, compressed, missing], ids=lambda b: b.__name__
+)
+def test_a_mirror_that_lies_is_left_for_the_next(
+    source: Path, mirrors: list[Mirror], tmp_path: Path, behaviour: Behaviour, with_sums: bool
+) -> None:
+    mirrors[0].behaviour = behaviour
+    folder = tmp_path / "data" / "graph"
+    if behaviour is other_content and not with_sums:
+        # As many lines as expected: it is the reading of them that finds out.
+        with pytest.raises(MemplanError, match="lines cannot be read as facts"):
+            fetch(source, mirrors, folder, with_sums=False)
+        assert not folder.exists()
+        return
+    fetch(source, mirrors, folder, with_sums=with_sums)
+    assert_fetched(source, folder)
+    mirrors[1].behaviour = behaviour
+    with pytest.raises(MemplanError, match=r"graph: train cannot be downloaded \(http.*; http.*HTTPS_PROXY"):
+        fetch(source, mirrors, tmp_path / "other", with_sums=with_sums)
+    assert not (tmp_path / "other").exists()
+
+
+def test_what_was_fetched_before_is_not_fetched_again_and_a_stale_part_is_dropped(
+    source: Path, mirrors: list[Mirror], tmp_path: Path
+) -> None:
+    unfinished = tmp_path / "data" / ".graph.download"
+    unfinished.mkdir(parents=True)
+    (unfinished / "train").write_bytes((source / "train").read_bytes())
+    (unfinished / "valid.part").write_bytes((source / "valid").read_bytes()[:20])
+    (unfinished / "test.part").write_bytes(b"something else")
+    fetch(source, mirrors, tmp_path / "data" / "graph")
+    assert_fetched(source, tmp_path / "data" / "graph")
+    assert mirrors[0].requests == [("/valid", 20), ("/test", 14), ("/test", 0)]
+
+
+def test_two_downloads_of_the_same_do_not_meet(source: Path, mirrors: list[Mirror], tmp_path: Path) -> None:
+    with FileLock(tmp_path / ".graph.lock"), pytest.raises(MemplanError, match="another process is downloading it"):
+        fetch(source, mirrors, tmp_path / "graph")
+
+
+def test_the_command_fetches_offline_it_says_so(
+    source: Path, mirrors: list[Mirror], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = ["--data-dir", str(tmp_path / "data")]
+    fails(2, "demo is generated", "datasets", "download", "demo", *data)
+    fails(2, "unknown dataset 'ICEWS41'", "datasets", "download", "ICEWS41", *data)
+    for name in ("HTTPS_PROXY", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # where nobody listens
+    message = r"ICEWS14: train cannot be downloaded \(https.*no connection.*; https.*no connection.*Check the network"
+    fails(1, message, "datasets", "download", "icews14", *data)
+    monkeypatch.setattr("memplan.job.remote_files", lambda _: files_of(source, mirrors, with_sums=True))
+    result = invoke("datasets", "download", "icews14", *data)
+    assert result.stdout == f"icews14 is in {tmp_path / 'data' / 'ICEWS14'}\n"
+    assert_fetched(source, tmp_path / "data" / "ICEWS14")
+    n_requests = len(mirrors[0].requests)
+    assert invoke("datasets", "download", "ICEWS14", *data).exit_code == 0
+    assert len(mirrors[0].requests) == n_requests, "it is here already"
+
+
+def test_the_catalog_s_files_are_known_by_sum_or_count(real_data: Path) -> None:
+    for name, entry in DATASETS.items():
+        files = remote_files(entry)
+        assert [file.split for file in files] == ([] if name == "demo" else ["train", "valid", "test"])
+        assert all(len(file.urls) >= 2 and url.startswith("https://") for file in files for url in file.urls)
+    for file in remote_files(DATASETS["ICEWS14"]):
+        content = (real_data / "ICEWS14" / file.split).read_bytes()
+        assert content.count(b"\n") == file.n_lines
+        assert file.sha256 in (None, hashlib.sha256(content).hexdigest())
