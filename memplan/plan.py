@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from memplan.errors import MemplanError
 from memplan.workload import Precision, Scoring, Workload, first_problem
 
-ByteCount = Annotated[int, Field(ge=0)]
+ByteCount = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Bytes(BaseModel):

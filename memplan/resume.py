@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 from memplan.devices import Target, resolve
 from memplan.errors import MemplanError, UsageError
 from memplan.estimator import estimate
-from memplan.options import JobOptions
+from memplan.options import SearchOptions
 from memplan.plan import Plan
 from memplan.planner import plan as search
 from memplan.report import make_console, plan_summary
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Held = Literal["valid", "test"]
 
 
-def resume_command(run: str, given: JobOptions, settings: dict[str, Any], refused: list[str]) -> None:
+def resume_command(run: str, given: SearchOptions, settings: dict[str, Any], refused: list[str]) -> None:
     """Go on with the run in the folder ``run``, or with ``auto`` the newest interrupted one, and print what happens.
 
     ``settings`` are fields of ``TrainSettings`` to change, None where the run's stay. ``refused``: given flags that

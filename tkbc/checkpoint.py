@@ -23,8 +23,7 @@ def save_checkpoint(checkpoints: Checkpoints, name: str, trainer: Trainer, state
     """
     try:
         with checkpoints.writing(name) as folder:
-            save_file({key: table.detach() for key, table in trainer.model.named_parameters()}, folder / MODEL_FILE)
-            save_file(_moments(trainer), folder / OPTIMIZER_FILE)
+            write_tensors(folder, trainer)
             (folder / STATE_FILE).write_text(state.model_dump_json(indent=2) + "\n", encoding="utf-8")
     except (OSError, SafetensorError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
@@ -32,6 +31,12 @@ def save_checkpoint(checkpoints: Checkpoints, name: str, trainer: Trainer, state
             f"{checkpoints.folder}: the checkpoint cannot be written: {reason}; the ones before stay. Make room, then "
             f"memplan train --resume {checkpoints.folder.parent}"
         ) from None
+
+
+def write_tensors(folder: Path, trainer: Trainer) -> None:
+    """Write the trainer's tables and optimizer state to ``folder`` from where they are."""
+    save_file({key: table.detach() for key, table in trainer.model.named_parameters()}, folder / MODEL_FILE)
+    save_file(_moments(trainer), folder / OPTIMIZER_FILE)
 
 
 def load_checkpoint(folder: Path, trainer: Trainer, state: RunState) -> None:
@@ -73,9 +78,10 @@ def _load(path: Path, tensors: dict[str, Tensor]) -> None:
                 if name not in names:
                     raise MemplanError(f"{path}: no tensor {name!r}; the checkpoint is of another model or optimizer")
                 saved = file.get_tensor(name)
-                if saved.shape != tensor.shape:
+                if (saved.shape, saved.dtype) != (tensor.shape, tensor.dtype):
                     raise MemplanError(
-                        f"{path}: {name!r} is {tuple(saved.shape)}, the run's {tuple(tensor.shape)}; "
+                        f"{path}: {name!r} is {tuple(saved.shape)} {saved.dtype}, the run's {tuple(tensor.shape)} "
+                        f"{tensor.dtype}; "
                         "use the plan and data that the run was trained with"
                     )
                 tensor.copy_(saved)

@@ -105,13 +105,18 @@ class Checkpoints:
             MemplanError: there are checkpoints, and none is whole.
         """
         names = self.names()
+        reasons = []
         for name in reversed(names):
             try:
-                return name, self.read(name)
+                found = name, self.read(name)
             except MemplanError as error:
-                on_damage(f"{error}; passed over for the checkpoint before it")
+                reasons.append(str(error))
+                continue
+            for reason in reasons:
+                on_damage(f"{reason}; passed over for checkpoint {name}")
+            return found
         if names:
-            raise MemplanError(f"{self.folder}: none of its {len(names)} checkpoints is whole; train anew")
+            raise MemplanError(f"{reasons[0]}; and no other of the {len(names)} checkpoints is whole: train anew")
         return None
 
     def best_or_newest(self, on_damage: Callable[[str], None] = lambda _message: None) -> str:

@@ -42,6 +42,7 @@ def check_tables(trainer: Trainer, where: str, way_out: str) -> None:
         (f"the optimizer's {key} of {name}", value)
         for name, table in trainer.model.named_parameters()
         for key, value in trainer.optimizer.state[table].items()
+        if isinstance(value, Tensor)
     ]
     _check([*_sums(trainer.totals[0]), *_bad([*tables, *moments])], trainer, where, way_out)
 

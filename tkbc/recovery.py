@@ -6,7 +6,8 @@ import gc
 
 import torch
 
-from memplan.devices import free_ram_bytes, resolve
+from memplan.devices import resolve
+from memplan.machine import free_ram_bytes
 from memplan.plan import Plan
 from memplan.replan import Part, replan
 from tkbc.meter import tensor_bytes

@@ -49,7 +49,6 @@ class Run:
     ) -> None:
         self.folder, self.dataset, self.state = folder, dataset, state
         self.settings, self.reporter, self.should_stop = state.settings, reporter, should_stop
-        self.board = Board(folder.path / "tensorboard", state.epoch) if self.settings.tensorboard else None
         self.watch = MemoryWatch(state.plan)
         self._known_drift: str | None = None
         self._check: MemoryCheck | None = None
@@ -74,6 +73,7 @@ class Run:
             raise DoesNotFitError(f"out of memory before the first step: {_first_line(error)}") from None
         if checkpoint is not None:
             load_checkpoint(folder.checkpoints.folder / checkpoint, self.trainer, state)
+        self.board = Board(folder.path / "tensorboard", state.epoch) if self.settings.tensorboard else None
 
     def run(self) -> Result:
         """Train, validate and test; stop early where asked.

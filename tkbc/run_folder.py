@@ -57,26 +57,21 @@ class RunFolder:
             (path / "metrics.jsonl").touch()
         return folder
 
-    @classmethod
-    def reopen(cls, path: Path, state: RunState) -> RunFolder:
-        """Open the folder of a run that goes on from ``state``.
+    def rewind(self, state: RunState) -> None:
+        """Make the folder that of a run that goes on from ``state``.
 
-        The epochs that will be trained again leave metrics.jsonl, and so does half a line at its end.
-
-        Raises:
-            MemplanError: another process is at work in it, or it cannot be written.
+        The epochs that will be trained again leave metrics.jsonl, and so does half a line at its end. What happened
+        stays on record; the test of a run that goes on does not.
         """
-        folder = cls(path)
-        folder.describe(state)
-        # What happened stays on record; epochs that will be trained again and the test of a run that goes on do not.
+        self.describe(state)
         lines = [
             line
-            for line in read_lines(path / "metrics.jsonl")
+            for line in read_lines(self.path / "metrics.jsonl")
             if "event" in line
             or ("loss" in line and isinstance(line.get("epoch"), int) and line["epoch"] < state.epoch)
         ]
-        folder._replace("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
-        return folder
+        lines.append({"event": "resumed", "epoch": state.epoch, "examples_done": state.examples_done})
+        self._replace("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
 
     def close(self) -> None:
         """Give the lock back."""

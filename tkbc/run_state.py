@@ -19,7 +19,7 @@ class Best(BaseModel):
 
     epoch: int
     mrr: float
-    checkpoint: str
+    checkpoint: Annotated[str, Field(pattern=r"^[0-9]{1,18}$")]
     """The name of the checkpoint taken then."""
 
 

@@ -75,10 +75,11 @@ def resume(
     _check_shape(state.plan, dataset)
     if state.data_sha256 != dataset.sha256:
         raise MemplanError(f"{dataset.dataset}: not the data that {run_folder} was trained on; it has changed since")
-    folder = RunFolder.reopen(run_folder, state)
+    folder = RunFolder(run_folder)
     try:
-        folder.append({"event": "resumed", "epoch": state.epoch, "examples_done": state.examples_done})
-        return Run(folder, dataset, state, checkpoint, reporter or Reporter(), should_stop).run()
+        run = Run(folder, dataset, state, checkpoint, reporter or Reporter(), should_stop)
+        folder.rewind(state)  # only now: a checkpoint that cannot be used has changed nothing
+        return run.run()
     finally:
         folder.close()
 

@@ -14,7 +14,7 @@ from memplan.estimator import estimate
 from memplan.plan import Bytes, MemoryCheck
 from memplan.scorings import available
 from memplan.workload import PRECISIONS, TRAITS, DeviceType, OptimizerName, Shape, Workload, build_workload
-from tkbc.checkpoint import save_checkpoint
+from tkbc.checkpoint import write_tensors
 from tkbc.data.dataset import FilterIndex, Ids, with_reciprocals
 from tkbc.evaluation import evaluate
 from tkbc.meter import make_meter
@@ -56,7 +56,7 @@ def measure(workload: Workload) -> dict[str, Bytes]:
         meter.recording(trainer.persistent_tensors()),
         meter.phase("checkpoint"),
     ):
-        save_checkpoint(Path(folder) / "checkpoint", trainer, {})
+        write_tensors(Path(folder), trainer)
     return meter.peaks
 
 

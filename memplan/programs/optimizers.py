@@ -30,8 +30,8 @@ def step(ledger: Ledger, workload: Workload, tables: dict[str, int]) -> None:
     """Tell an optimizer step."""
     if _is_single_tensor_adagrad(workload):
         ledger.passing("root of a sum of squares", max(tables.values()) * workload.width)
-    else:
-        scalar_operand(ledger)
+    elif MOMENTS[workload.optimizer]:
+        scalar_operand(ledger)  # the step counts go up by one
 
 
 def _is_single_tensor_adagrad(workload: Workload) -> bool:

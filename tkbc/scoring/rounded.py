@@ -60,6 +60,10 @@ class Rounded:
         """Turn the scores into exp(score − shift of its row), in place."""
         self.inner.exp_(scores, shift)
 
+    def forget(self) -> None:
+        """Free what a forward kept for its backward."""
+        self.inner.forget()
+
     def _round(self, tensor: Tensor) -> Tensor:
         half = tensor.to(self.dtype)
         return half if self.takes_half else half.to(tensor.dtype)
