@@ -84,7 +84,8 @@ def spoil_json(content: bytes, draw: random.Random) -> bytes:
     loose = {"reason", "alternatives", "budget_source", "dataset", "knobs", "rank_lowered_from", "best", "alloc_conf",
              "seconds_per_epoch", "budget_bytes", "smallest_budget_bytes", "versions", "patience", "fits", "python",
              "torch", "totals", "seconds", "tensorboard", "deterministic", "strict_memory", "no_time_emb", "unit_norm",
-             "workspace_bytes", "precision", "learning_rate", "checkpoint_minutes", "emb_reg", "time_reg"}  # fmt: skip
+             "workspace_bytes", "precision", "learning_rate", "checkpoint_minutes", "emb_reg", "time_reg",
+             "threads"}  # fmt: skip
     key = draw.choice([key for key in place if key not in loose] or list(place))
     wrong = [None, [], {}, "", "zwölf", -1, -(10**30), 10**400, float("nan"), float("inf"), 1.5, {"a": [1]}]
     place[key] = draw.choice(wrong)
@@ -103,7 +104,7 @@ def spoil_tensors(content: bytes, draw: random.Random) -> bytes:
     header = json.loads(content[8 : 8 + length])
     name = draw.choice([key for key in header if key != "__metadata__"])
     renamed = {("x" if key == name else key): entry for key, entry in header.items()}
-    flat = {**header, name: {**header[name], "shape": [draw.randint(1, 9), 3]}}
+    flat = {**header, name: {**header[name], "shape": [draw.randint(50, 99), 3]}}
     beyond = {**header, name: {**header[name], "data_offsets": [0, 2**60]}}
     crafted = [safetensors_of(json.dumps(h).encode(), content[8 + length :]) for h in (renamed, flat, beyond)]
     return draw.choice(

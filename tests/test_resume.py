@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from safetensors.torch import load_file
 from memplan.errors import MemplanError
 from tests.conftest import random_graph, write_folder
 from tests.test_cli import fails, invoke, read_json
-from tests.test_training import SHAPE, make_plan, newest_checkpoint
+from tests.test_training import ROOT, SHAPE, make_plan, newest_checkpoint
 from tkbc.checkpoints import KEPT, Checkpoints
 from tkbc.training import Reporter, Result, TrainSettings, resume, train
 
@@ -218,3 +220,11 @@ def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
         assert re.search(r"run +running", invoke("runs", str(tmp_path)).stdout)
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
     assert re.search(r"run +interrupted", invoke("runs", str(tmp_path)).stdout)
+
+
+def test_killed_at_random_moments_it_ends_the_same() -> None:
+    """Two kills; benchmarks/kill_and_resume.py does thirty."""
+    command = [sys.executable, str(ROOT / "benchmarks" / "kill_and_resume.py"), "--kills", "2", "--epochs", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r": 0 of \d runs differ", done.stdout)

@@ -56,7 +56,6 @@ class Evaluation(NamedTuple):
     pessimistic: Metrics
 
 
-@torch.no_grad()
 def evaluate(
     model: Model,
     score: PairwiseScore,
@@ -74,6 +73,27 @@ def evaluate(
     Raises:
         MemplanError: a score is not a number.
     """
+    higher, ties = count_rivals(model, score, facts, filter_index, workload, on_progress, around_first_batch)
+    average = 1 + higher + ties / 2
+    tail, head = Metrics.of(average[: len(facts)]), Metrics.of(average[len(facts) :])
+    optimistic, pessimistic = (_mean_of_halves(ranks) for ranks in (1 + higher, 1 + higher + ties))
+    return Evaluation(_mean_of_halves(average), tail, head, optimistic, pessimistic)
+
+
+@torch.no_grad()
+def count_rivals(
+    model: Model,
+    score: PairwiseScore,
+    facts: Ids,
+    filter_index: FilterIndex,
+    workload: Workload,
+    on_progress: Callable[[int, int], None] = lambda _done, _all: None,
+    around_first_batch: AbstractContextManager[object] | None = None,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return how many candidates score higher than each target and how many tie, (2n,): the tails, then the heads.
+
+    Arguments and errors are those of ``evaluate``.
+    """
     queries = with_reciprocals(facts, workload.n_relations)
     higher, ties = np.empty(len(queries)), np.empty(len(queries))
     _release_cache(workload)
@@ -86,10 +106,7 @@ def evaluate(
     _release_cache(workload)
     if not np.isfinite(higher + ties).all():
         raise MemplanError("the model's scores are not finite numbers; lower the learning rate or check the data")
-    average = 1 + higher + ties / 2
-    tail, head = Metrics.of(average[: len(facts)]), Metrics.of(average[len(facts) :])
-    optimistic, pessimistic = (_mean_of_halves(ranks) for ranks in (1 + higher, 1 + higher + ties))
-    return Evaluation(_mean_of_halves(average), tail, head, optimistic, pessimistic)
+    return higher, ties
 
 
 def _release_cache(workload: Workload) -> None:
