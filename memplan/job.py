@@ -78,7 +78,16 @@ def run_command(
     overridden = set(given.given_settings()) | set(given_settings)
     decided = plan_file is None and not {*recipe.settings, *from_recipe} <= overridden
     source = f" (recipe: {recipe.source})" if decided else ""
-    _train(plan, graph, target, source, train_settings, run_folder, auto_fit=auto_fit)
+    console = make_console()
+    _announce(console, plan, target, train_settings, source, auto_fit=auto_fit)
+    from tkbc.training import train
+
+    supervise(
+        console,
+        lambda reporter, should_stop: train(
+            plan, graph, train_settings, run_folder, reporter, should_stop, data_dir=given.data_dir
+        ),
+    )
 
 
 def prepare_torch(plan: Plan, settings: TrainSettings) -> None:
@@ -171,19 +180,10 @@ def _new_folder(graph_name: str, model: str) -> Path:
     return folder
 
 
-def _train(
-    plan: Plan,
-    graph: Dataset,
-    target: Target,
-    source: str,
-    settings: TrainSettings,
-    run_folder: Path,
-    *,
-    auto_fit: bool,
+def _announce(
+    console: Console, plan: Plan, target: Target, settings: TrainSettings, source: str, *, auto_fit: bool
 ) -> None:
-    from tkbc.training import train
-
-    console = make_console()
+    """Print what will be trained, how, and what it takes."""
     if auto_fit and target.device == "cpu":
         console.print("no GPU in use: fitting to this machine's memory instead")
     # The plan's own numbers against what there is now: a plan from a file may have been made under another budget.
@@ -193,7 +193,6 @@ def _train(
         )
     )
     console.print(f"learning rate {settings.learning_rate:g}, {settings.max_epochs} epochs{source}")
-    supervise(console, lambda reporter, should_stop: train(plan, graph, settings, run_folder, reporter, should_stop))
 
 
 def supervise(console: Console, run: Callable[[Reporter, Callable[[], bool]], Result]) -> None:

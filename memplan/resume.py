@@ -56,7 +56,7 @@ def resume_command(run: str, given: SearchOptions, settings: dict[str, Any], ref
     _check_told(state.plan, folder)
     target = resolve(state.plan.workload.device, given.budget)
     state.plan = _fitted(state.plan, target, notices)
-    data = load_dataset(state.dataset, given.data_dir)
+    data = load_dataset(state.dataset, given.data_dir or _data_dir(state))
     prepare_torch(state.plan, state.settings)
     check_device(state.plan, target)
     notices += _changes_of_version(state)
@@ -84,12 +84,16 @@ def _beginning(folder: Path) -> RunState:
     plan = Plan.read(folder / "plan.json")
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        known = {name: config[name] for name in ("dataset", "data_sha256", "versions")}
+        known = {name: config[name] for name in ("dataset", "data_dir", "data_sha256", "versions")}
         settings = {name: config[name] for name in TrainSettings.model_fields}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise MemplanError(f"{folder / 'config.json'}: cannot be read as a run's settings; train anew") from None
     values = {**known, "plan": plan, "settings": validated(TrainSettings, settings)}
     return validated(RunState, values)
+
+
+def _data_dir(state: RunState) -> Path | None:
+    return None if state.data_dir is None else Path(state.data_dir)
 
 
 def _check_told(plan: Plan, folder: Path) -> None:
@@ -142,7 +146,7 @@ def evaluate_command(run: Path, split: str, data_dir: Path | None) -> tuple[str,
     state = checkpoints.read(name)
     _check_told(state.plan, run)
     target = resolve(state.plan.workload.device, None)
-    data = load_dataset(state.dataset, data_dir)
+    data = load_dataset(state.dataset, data_dir or _data_dir(state))
     if data.sha256 != state.data_sha256:
         raise MemplanError(f"{data.dataset}: not the data that {run} was trained on; it has changed since")
     prepare_torch(state.plan, state.settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -163,6 +164,11 @@ def follow_lines(folder: Path, *, forever: bool) -> Iterator[list[str]]:
     while forever and is_running(folder):
         time.sleep(FOLLOW_SECONDS)
         yield ["", *monitor_lines(folder)]
+
+
+def how_to_resume(folder: Path) -> str:
+    """Return the command that goes on with the run in ``folder``."""
+    return f"memplan train --resume {shlex.quote(str(folder))}"
 
 
 def memory_line(memory: Mapping[str, int | None]) -> str:

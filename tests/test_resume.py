@@ -171,8 +171,8 @@ def test_only_the_last_and_the_best_checkpoints_are_kept(tmp_path: Path) -> None
 
 def test_the_command_goes_on_where_a_run_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    folder = write_folder(tmp_path / "graph", random_graph(SHAPE))
-    options = ["train", "--dataset", str(folder), "--device", "cpu", "--rank", "5"]
+    write_folder(tmp_path / "data" / "YAGO15K", random_graph(SHAPE))
+    options = ["train", "--dataset", "yago15k", "--data-dir", "data", "--device", "cpu", "--rank", "5"]
     assert invoke(*options, "--max-epochs", "2", "--run-dir", "runs/one").exit_code == 0
     fails(2, "the run is finished; give more --max-epochs", "train", "--resume", "runs/one")
     fails(1, "no interrupted run in runs/", "train", "--resume", "auto")

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from memplan.errors import MemplanError
+from memplan.runs import how_to_resume
 from tkbc.checkpoints import MODEL_FILE, OPTIMIZER_FILE, STATE_FILE, Checkpoints
 from tkbc.models import Model
 from tkbc.run_state import RunState
@@ -29,7 +30,7 @@ def save_checkpoint(checkpoints: Checkpoints, name: str, trainer: Trainer, state
         reason = error.strerror if isinstance(error, OSError) else error
         raise MemplanError(
             f"{checkpoints.folder}: the checkpoint cannot be written: {reason}; the ones before stay. Make room, then "
-            f"memplan train --resume {checkpoints.folder.parent}"
+            f"{how_to_resume(checkpoints.folder.parent)}"
         ) from None
 
 

@@ -14,7 +14,7 @@ from rich.status import Status
 
 from memplan.plan import MemoryCheck
 from memplan.report import check_report
-from memplan.runs import memory_line
+from memplan.runs import how_to_resume, memory_line
 from tkbc.data.dataset import Split
 from tkbc.reporter import EpochReport, MemoryNow, Reporter, Result
 
@@ -107,7 +107,7 @@ class ConsoleReporter(Reporter):
             )
         if result.interrupted:
             self.console.print(f"stopped in epoch {result.epochs}; a checkpoint holds every finished step. Go on with")
-            self.console.print(f"  memplan train --resume {result.run_folder}", soft_wrap=True)
+            self.console.print(f"  {how_to_resume(result.run_folder)}", soft_wrap=True)
         self.console.print(f"run folder {result.run_folder}", soft_wrap=True)
 
     def close(self) -> None:

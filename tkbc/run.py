@@ -12,6 +12,7 @@ from torch import Tensor
 from memplan.errors import DoesNotFitError, MemplanError
 from memplan.plan import MemoryCheck
 from memplan.replan import Part
+from memplan.runs import how_to_resume
 from tkbc.board import Board
 from tkbc.checkpoint import load_checkpoint, load_model, save_checkpoint
 from tkbc.data.dataset import Dataset, Split
@@ -54,7 +55,7 @@ class Run:
         self._check: MemoryCheck | None = None
         self._saved = time.monotonic()
         self._shown = 0.0
-        self._resume = f"memplan train --resume {folder.path}"
+        self._resume = how_to_resume(folder.path)
         workload = state.plan.workload
         reporter.preparing("scoring kernels (compiled the first time on a machine)")
         make_score(workload.score, workload.scoring, workload.device, workload.threads)

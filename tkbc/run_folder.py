@@ -79,7 +79,12 @@ class RunFolder:
 
     def describe(self, state: RunState) -> None:
         """Write plan.json and config.json."""
-        config = {"dataset": state.dataset, **state.settings.model_dump(), "versions": state.versions}
+        config = {
+            "dataset": state.dataset,
+            "data_dir": state.data_dir,
+            **state.settings.model_dump(),
+            "versions": state.versions,
+        }
         self._replace("config.json", json.dumps({**config, "data_sha256": state.data_sha256}, indent=2) + "\n")
         self._replace("plan.json", to_json(state.plan) + "\n")
 

@@ -37,6 +37,8 @@ class RunState(BaseModel):
     """The plan in use: after running out of memory no longer the one that the run began with."""
     settings: TrainSettings
     dataset: str
+    data_dir: str | None = None
+    """Where the catalog's dataset was looked for, a full path, where ``--data-dir`` said so."""
     data_sha256: str
     versions: dict[str, str]
     """Of what may round differently: a run is continued bit for bit where they are the same."""

@@ -25,6 +25,8 @@ def train(
     run_folder: Path,
     reporter: Reporter | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    *,
+    data_dir: Path | None = None,
 ) -> Result:
     """Train as planned, check the plan against what is really allocated, evaluate, and leave a run folder.
 
@@ -32,7 +34,8 @@ def train(
     runs every ``valid_freq`` epochs and after the last, each followed by a checkpoint; the test split is ranked once,
     at the end, with the tables of the best validation. ``should_stop`` is asked after every micro-batch and every batch
     of queries; a run that stops early keeps a checkpoint of every finished step and skips the rest. A run that is out
-    of memory goes on with a smaller plan from the step that failed.
+    of memory goes on with a smaller plan from the step that failed. ``data_dir``: where the data were looked for, kept
+    for those who go on with the run.
 
     Raises:
         DoesNotFitError: memory ran out and no smaller plan fits; a checkpoint holds every finished step.
@@ -46,6 +49,7 @@ def train(
         plan=plan,
         settings=settings,
         dataset=dataset.dataset,
+        data_dir=None if data_dir is None else str(data_dir.resolve()),
         data_sha256=dataset.sha256,
         versions=present_versions(),
     )
