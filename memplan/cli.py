@@ -352,7 +352,7 @@ def download(
     ] = None,
 ) -> None:
     """Fetch a dataset's files; a download that was cut short goes on where it stopped."""
-    from memplan.job import download_command
+    from memplan.fetch import download_command
 
     typer.echo(f"{name} is in {download_command(name, data_dir)}")
 

@@ -225,7 +225,7 @@ def test_the_command_fetches_offline_it_says_so(
         monkeypatch.setenv(name, "http://127.0.0.1:9")  # where nobody listens
     message = r"ICEWS14: train cannot be downloaded \(https.*no connection.*; https.*no connection.*Check the network"
     fails(1, message, "datasets", "download", "icews14", *data)
-    monkeypatch.setattr("memplan.job.remote_files", lambda _: files_of(source, mirrors, with_sums=True))
+    monkeypatch.setattr("memplan.fetch.remote_files", lambda _: files_of(source, mirrors, with_sums=True))
     result = invoke("datasets", "download", "icews14", *data)
     assert result.stdout == f"icews14 is in {tmp_path / 'data' / 'ICEWS14'}\n"
     assert_fetched(source, tmp_path / "data" / "ICEWS14")

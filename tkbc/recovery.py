@@ -13,10 +13,17 @@ from memplan.replan import Part, replan
 from tkbc.meter import tensor_bytes
 from tkbc.trainer import Trainer
 
+SIZES = ("micro_batch_size", "chunk_size", "eval_batch_size", "eval_chunk_size")
 MARGIN = 0.05
 """Share of the measured free memory left alone: whoever took the rest may take more."""
 # What PyTorch's CPU allocator and numpy say, in a RuntimeError of no class of its own.
 _CPU_MESSAGES = ("can't allocate memory", "DefaultCPUAllocator", "not enough memory", "Unable to allocate")
+
+
+def changes_of(before: Plan, after: Plan) -> dict[str, tuple[int, int]]:
+    """Return the sizes that a smaller plan changed, as they were and as they are."""
+    sizes = ((name, getattr(before, name), getattr(after, name)) for name in SIZES)
+    return {name: (old, new) for name, old, new in sizes if old != new}
 
 
 def is_out_of_memory(error: BaseException) -> bool:

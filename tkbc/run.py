@@ -18,7 +18,7 @@ from tkbc.checkpoint import load_checkpoint, load_model, save_checkpoint
 from tkbc.data.dataset import Dataset, Split
 from tkbc.evaluation import Evaluation, as_dict, evaluate
 from tkbc.finite import check_step, check_tables
-from tkbc.recovery import is_out_of_memory, smaller_plan
+from tkbc.recovery import changes_of, is_out_of_memory, smaller_plan
 from tkbc.reporter import EpochReport, Reporter, Result
 from tkbc.run_folder import RunFolder
 from tkbc.run_state import Best, RunState
@@ -226,16 +226,9 @@ class Run:
         self.trainer.adopt(state.plan.workload)
         self.watch.adopt(state.plan)
         self.folder.describe(state)
-        names = ("micro_batch_size", "chunk_size", "eval_batch_size", "eval_chunk_size")
-        changes = {
-            name: (getattr(before, name), getattr(state.plan, name))
-            for name in names
-            if getattr(before, name) != getattr(state.plan, name)
-        }
-        self.folder.append(
-            {"event": "out of memory", "epoch": state.epoch, "examples_done": state.examples_done, "during": part,
-             "reason": reason, "changes": changes, "budget_bytes": state.plan.budget_bytes}
-        )  # fmt: skip
+        changes = changes_of(before, state.plan)
+        event = {"event": "out of memory", "during": part, "reason": reason, "changes": changes}
+        self.folder.append({**event, "epoch": state.epoch, "examples_done": state.examples_done})
         told = ", ".join(f"{name.replace('_', ' ')} {old} → {new}" for name, (old, new) in changes.items())
         self.reporter.notice(f"out of memory while {'training' if part == 'training' else 'ranking'}: {told}; going on")
 
@@ -285,17 +278,7 @@ class Run:
 
     def _write_progress(self) -> None:
         self._shown = time.monotonic()
-        state, n_examples = self.state, self.state.plan.workload.n_examples
-        self.folder.write_progress(
-            {
-                "epoch": state.epoch - 1 if state.is_over else state.epoch,
-                "max_epochs": self.settings.max_epochs,
-                "examples_done": n_examples if state.is_over else state.examples_done,
-                "n_examples": n_examples,
-                "memory": self.watch.now(self.trainer)._asdict(),
-                "written": time.time(),
-            }
-        )
+        self.folder.write_progress(self.state, self.watch.now(self.trainer)._asdict())
 
     def _stop_if_asked(self) -> None:
         if self.should_stop():

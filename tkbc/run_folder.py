@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -99,8 +100,17 @@ class RunFolder:
         """Write memory_check.json."""
         self._replace("memory_check.json", to_json(check) + "\n")
 
-    def write_progress(self, progress: dict[str, Any]) -> None:
+    def write_progress(self, state: RunState, memory: dict[str, Any]) -> None:
         """Write progress.json for ``memplan monitor``; where that fails a run has better things to complain of."""
+        n_examples = state.plan.workload.n_examples
+        progress = {
+            "epoch": state.epoch - 1 if state.is_over else state.epoch,
+            "max_epochs": state.settings.max_epochs,
+            "examples_done": n_examples if state.is_over else state.examples_done,
+            "n_examples": n_examples,
+            "memory": memory,
+            "written": time.time(),
+        }
         with suppress(MemplanError):
             self._replace("progress.json", json.dumps(progress) + "\n")
 
