@@ -54,7 +54,7 @@ def estimate(dataset: str | Shape = DEMO.name, **settings: Unpack[Settings]) -> 
     chosen: what is left out takes its recipe's or its plain value.
 
         >>> estimate("ICEWS14", model="TNTPairRE", rank=100, scoring="materialized", device="cpu").peak.requested_bytes
-        8628947292
+        8628947308
 
     Raises:
         MemplanError: a name, a value or a device that cannot be used; the message is one line.
