@@ -97,7 +97,7 @@ def killed_and_resumed(folder: Path, epochs: int, seconds: float, draw: random.R
             process.send_signal(signal.SIGKILL)
             process.communicate()
             kills += 1
-            writing += bool(list((folder / "run").rglob("*.unfinished")))
+            writing += bool(list((folder / "run" / "checkpoint").glob("*.unfinished")))
             if read_run(folder / "run").state == "finished":
                 return kills, writing  # the moment came after the last word
         else:

@@ -23,6 +23,7 @@ from tests.conftest import random_facts, random_graph
 from tests.test_training import newest_checkpoint
 from tkbc import evaluation, run
 from tkbc.checkpoints import Checkpoints
+from tkbc.optimizers import SteadyAdagrad
 from tkbc.recovery import is_out_of_memory
 from tkbc.trainer import Trainer
 from tkbc.training import Reporter, TrainSettings, resume, train
@@ -62,15 +63,15 @@ def _one_thread() -> Iterator[None]:
 class OutOfMemoryAt(TorchDispatchMode):
     """Raises instead of operation number ``at``, once; counts every operation that could allocate."""
 
-    def __init__(self, at: int | None = None) -> None:
+    def __init__(self, at: int | None = None, error: Exception | None = None) -> None:
         super().__init__()
-        self.at, self.count = at, 0
+        self.at, self.error, self.count = at, error, 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.count += not str(func).startswith(ALLOCATE_NOTHING)
         if self.count == self.at:
             self.at = None
-            raise ERRORS[self.count % len(ERRORS)]
+            raise self.error or ERRORS[self.count % len(ERRORS)]
         return func(*args, **(kwargs or {}))
 
 
@@ -220,3 +221,35 @@ def test_a_smaller_plan_shrinks_only_the_part_that_failed() -> None:
 @pytest.mark.parametrize("error", [RuntimeError("shape mismatch"), ValueError("x"), KeyError("memory")])
 def test_other_errors_are_not_taken_for_memory(error: Exception) -> None:
     assert not is_out_of_memory(error)
+
+
+def test_out_of_memory_before_the_first_step_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB\nmore lines")
+
+    monkeypatch.setattr(run, "Trainer", fail)
+    with pytest.raises(DoesNotFitError, match=r"^out of memory before the first step: CUDA .* 20\.00 GiB$"):
+        run_with_accidents(tmp_path / "run", monkeypatch)
+
+
+@pytest.mark.parametrize("learning_rate", [0.1, 1e-3])
+def test_steady_adagrad_is_pytorch_s_bit_for_bit_and_fails_before_it_changes_anything(learning_rate: float) -> None:
+    """It runs on CUDA; it is tested on the CPU against the single-tensor one that it stands for there."""
+    one, other = ([torch.nn.Parameter(torch.linspace(-1, 1, n).view(-1, 2)) for n in (6, 40, 14)] for _ in range(2))
+    steady = SteadyAdagrad(one, lr=learning_rate, fused=False, foreach=False)
+    plain = torch.optim.Adagrad(other, lr=learning_rate, fused=False, foreach=False)
+    for seed in range(4):
+        generator = torch.Generator().manual_seed(seed)
+        for mine, theirs in zip(one, other, strict=True):
+            mine.grad = torch.randn(mine.shape, generator=generator)
+            theirs.grad = mine.grad.clone()
+        before = [tensor.clone() for tensor in (*one, *(state["sum"] for state in steady.state.values()))]
+        with pytest.raises(MemoryError), OutOfMemoryAt(1, MemoryError()):
+            steady.step()
+        after = [*one, *(state["sum"] for state in steady.state.values())]
+        assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
+        for state in steady.state.values():
+            state["step"].fill_(seed)
+        steady.step()
+        plain.step()
+        assert all(torch.equal(mine, theirs) for mine, theirs in zip(one, other, strict=True))

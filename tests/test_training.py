@@ -22,6 +22,7 @@ from memplan.errors import MemplanError
 from memplan.plan import MemoryCheck, Plan
 from memplan.planner import plan
 from memplan.rates import cpu_rates
+from memplan.report import make_console
 from memplan.workload import Shape
 from tests.conftest import REAL_DATA, random_graph, write_folder
 from tests.test_cli import invoke
@@ -30,6 +31,7 @@ from tkbc.checkpoint import load_model
 from tkbc.checkpoints import Checkpoints
 from tkbc.data import Dataset, load_dataset
 from tkbc.models import MODELS
+from tkbc.progress import stop_on_signal
 from tkbc.training import Reporter, TrainSettings, train
 
 SHAPE = Shape(n_entities=60, n_relations=4, n_timestamps=8, n_facts=300)
@@ -164,6 +166,17 @@ def test_a_signal_ends_the_command_with_a_checkpoint(tmp_path: Path, number: int
     assert f"memplan train --resume {tmp_path / 'run'}" in output
     assert "Traceback" not in errors
     assert (newest_checkpoint(tmp_path / "run") / "model.safetensors").is_file()
+
+
+def test_a_second_signal_ends_at_once() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with stop_on_signal(make_console()) as came:
+        assert came() is None
+        signal.raise_signal(signal.SIGTERM)
+        assert came() == signal.SIGTERM
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_the_demo_command_trains_checks_and_evaluates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
