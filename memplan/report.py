@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -17,9 +18,11 @@ from memplan.devices import Target
 from memplan.gpus import GPUS
 from memplan.plan import Estimate, Knob, MemoryCheck, Plan, TensorAtPeak
 from memplan.programs.step import one_step
-from memplan.runs import RunInfo
 from memplan.units import format_bytes, format_count, format_mib_up
 from memplan.workload import Workload
+
+if TYPE_CHECKING:
+    from memplan.runs import RunInfo
 
 SHOWN_TENSORS = 8
 CURVE_WIDTH = 64

@@ -71,7 +71,9 @@ def main(arguments: list[str] | None = None) -> int:
         run_command(given, settings, auto_fit=True, run_folder=options.run_dir)
     except MemplanError as error:
         # memplan's flags have dashes where this command line's have underscores.
-        text = re.sub(r"--[a-z]+(-[a-z]+)+", lambda flag: "--" + flag[0][2:].replace("-", "_"), str(error))
+        ours, memplan, its_command = str(error).partition("memplan ")
+        ours = re.sub(r"--[a-z]+(-[a-z]+)+", lambda flag: "--" + flag[0][2:].replace("-", "_"), ours)
+        text = ours + memplan + its_command
         print(f"learner.py: {text}", file=sys.stderr)  # noqa: T201
         return error.exit_code
     except KeyboardInterrupt:
