@@ -30,7 +30,9 @@ class ConsoleReporter(Reporter):
         self._task: TaskID | None = None
         self._status: Status | None = None
         self._epoch = ""
-        self._begin = self._shown = 0.0
+        self._shown = 0.0
+        self._first: tuple[int, float] | None = None
+        """Examples of the epoch and time when its first step here was done."""
 
     def preparing(self, what: str) -> None:
         """Show a spinner until the first epoch begins."""
@@ -42,7 +44,7 @@ class ConsoleReporter(Reporter):
         """Begin the epoch's bar."""
         self._end_live()
         self._epoch = f"epoch {epoch}/{n_epochs}"
-        self._begin = time.perf_counter()
+        self._first = None
         self._shown = 0.0
         self._start(self._epoch, n_examples)
 
@@ -54,10 +56,14 @@ class ConsoleReporter(Reporter):
     def step_done(self, examples: int, mean_loss: Callable[[], float], memory: Callable[[], MemoryNow]) -> None:
         """Move the bar, at most twice a second."""
         now = time.perf_counter()
+        if self._first is None:
+            self._first = (examples, now)  # a resumed epoch does not begin at 0
+            return
         if self._progress is None or self._task is None or now - self._shown < _REFRESH_SECONDS:
             return
         self._shown = now
-        rate = examples / max(now - self._begin, 1e-9)
+        done, begin = self._first
+        rate = (examples - done) / max(now - begin, 1e-9)
         self._progress.update(
             self._task,
             completed=examples,
