@@ -19,6 +19,7 @@ from memplan.gpus import GPUS
 from memplan.library import estimate_given, plan_given, settings_for
 from memplan.machine import usable_threads
 from memplan.options import AsJson, GraphOptions, PlanOptions, SearchOptions, gather, numbers, with_options
+from memplan.plan import Plan
 from memplan.scorings import available, obstacle
 from memplan.workload import TRAITS, DeviceType, Score, build_workload
 
@@ -64,14 +65,23 @@ def estimate(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw memory over one step: .png, .svg or .pdf.")
     ] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="A run's folder: its plan, and with --plot what it measured, too."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what exactly this configuration allocates, and whether it fits. Chooses nothing: see plan for that."""
-    result, target = estimate_given(given, explain=explain)
+    past = None if run is None else Plan.read(run / "plan.json")
+    if past is not None and (given.given_settings() or given.model or given.dataset):
+        raise UsageError("--run settles what is estimated; leave the other options out, but for --device and --budget")
+    result, target = estimate_given(given, explain=explain, workload=None if past is None else past.workload)
     if plot is not None:
+        from memplan.curve import read_measured
         from memplan.plot import plot_step
 
-        plot_step(result.workload, plot, budget_bytes=result.budget_bytes)
+        measured = None if run is None else read_measured(run)
+        plot_step(result.workload, plot, budget_bytes=result.budget_bytes, measured=measured)
     if as_json:
         _print_json(result)
     else:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from pathlib import Path
+from typing import Annotated, NamedTuple
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from memplan.errors import MemplanError
 from memplan.ledger import KINDS, Kind, Ledger
+from memplan.workload import first_problem
 
 BLOCKS = "▁▂▃▄▅▆▇█"
+CURVE_FILE = "memory_curve.json"
+"""In a run folder: what was measured, up to the end of the first step."""
 
 
 class Point(NamedTuple):
@@ -45,3 +52,28 @@ def sparkline(points: list[Point], width: int) -> str:
         top = max(point.total for point in points[start : max(stop, start + 1)])
         line.append(BLOCKS[min(len(BLOCKS) - 1, top * len(BLOCKS) // max(1, highest))])
     return "".join(line)
+
+
+class MeasuredCurve(BaseModel):
+    """Phase and live bytes after each of a run's first allocations and frees."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    points: list[tuple[str, Annotated[int, Field(ge=0)]]]
+
+
+def read_measured(run_folder: Path) -> list[tuple[str, int]] | None:
+    """Return what a run measured up to the end of its first step; None where it kept nothing.
+
+    Raises:
+        MemplanError: the file is damaged.
+    """
+    path = run_folder / CURVE_FILE
+    try:
+        return MeasuredCurve.model_validate_json(path.read_text(encoding="utf-8")).points
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise MemplanError(f"{path}: cannot be read: {error}") from None
+    except ValidationError as error:
+        raise MemplanError(f"{path}: no measured curve: {first_problem(error)}") from None

@@ -94,10 +94,16 @@ def _options(dataset: str | Shape, settings: Settings) -> dict[str, Any]:
     return {**graph, **settings, "rank": None if rank is None else str(rank)}
 
 
-def estimate_given(given: GraphOptions, *, explain: bool = False) -> tuple[Estimate, Target]:
-    """Return the estimate of a command's options, and the target that they name; ``explain`` adds the knobs."""
-    target = resolve(given.device, given.budget)
-    workload = workload_given(given, target)
+def estimate_given(
+    given: GraphOptions, *, explain: bool = False, workload: Workload | None = None
+) -> tuple[Estimate, Target]:
+    """Return the estimate of a command's options, and the target that they name; ``explain`` adds the knobs.
+
+    ``workload``: what to estimate instead, on its own kind of device unless the options name one.
+    """
+    target = resolve(given.device or (None if workload is None else workload.device), given.budget)
+    if workload is None:
+        workload = workload_given(given, target)
     found = estimate_workload(workload, outside_bytes=target.outside_bytes, budget_bytes=target.budget_bytes)
     if explain:
         found = found.model_copy(update={"knobs": knobs(workload, target)})

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from memplan import plan
 from memplan.cli import app
-from memplan.plan import Plan
+from memplan.plan import Plan, to_json
 from memplan.workload import TRAITS
 from tests.conftest import random_graph, write_folder
 from tests.test_data import SHAPE
@@ -237,6 +238,32 @@ def test_the_picture_of_a_step_is_drawn(tmp_path: Path) -> None:
         assert invoke("estimate", "--device", "cpu", "--budget", "40MiB", "--plot", str(path)).exit_code == 0
         assert path.stat().st_size > 10_000
     assert "score backward" in path.read_text(encoding="utf-8") or "<path" in path.read_text(encoding="utf-8")
+
+
+def test_a_run_s_folder_gives_its_estimate_and_what_was_measured(tmp_path: Path) -> None:
+    from tkbc.meter import CpuMeter
+    from tkbc.trainer import Trainer
+    from tkbc.verification import random_facts
+
+    found = plan(SHAPE, model="TNTPairRE", rank=8, micro_batch_size=7, chunk_size=9, device="cpu", budget="1GiB")
+    meter = CpuMeter()
+    with meter.recording():
+        trainer = Trainer(found.workload, random_facts(SHAPE, SHAPE.n_facts), learning_rate=0.1, phase=meter.phase)
+        trainer.step(trainer.shuffled(1)[: found.batch_size])
+    assert max(n_bytes for _, n_bytes in meter.curve) == max(
+        phase.peak_bytes for phase in found.phases if phase.name not in ("evaluation", "checkpoint")
+    )
+    (tmp_path / "plan.json").write_text(to_json(found), encoding="utf-8")
+    file = tmp_path / "memory_curve.json"
+    file.write_text(json.dumps({"points": meter.curve}), encoding="utf-8")
+    picture = tmp_path / "memory.svg"
+    assert invoke("estimate", "--run", str(tmp_path), "--plot", str(picture)).exit_code == 0
+    assert picture.stat().st_size > 10_000
+    assert read_json("estimate", "--run", str(tmp_path))["workload"] == found.workload.model_dump()
+    fails(2, "--run settles what is estimated", "estimate", "--run", str(tmp_path), "--rank", "5")
+    file.write_text('{"points": [["score", -1]]}', encoding="utf-8")
+    fails(1, r"memory_curve\.json: no measured curve", "estimate", "--run", str(tmp_path), "--plot", str(picture))
+    fails(1, r"plan\.json: cannot be read", "estimate", "--run", str(tmp_path / "absent"))
 
 
 def test_plans_use_what_calibrate_has_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

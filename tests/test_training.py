@@ -57,7 +57,8 @@ def test_a_run_folder_holds_what_the_contract_says(tmp_path: Path) -> None:
     result = run(tmp_path / "run", emb_reg=0.01, time_reg=0.01, unit_norm=True)
     folder = tmp_path / "run"
     assert {path.name for path in folder.iterdir()} == {
-        "plan.json", "config.json", "metrics.jsonl", "memory_check.json", "progress.json", "checkpoint", "lock",
+        "plan.json", "config.json", "metrics.jsonl", "memory_check.json", "memory_curve.json", "progress.json",
+        "checkpoint", "lock",
     }  # fmt: skip
     assert Plan.read(folder / "plan.json").fits
     assert json.loads((folder / "config.json").read_text())["max_epochs"] == 3

@@ -26,7 +26,7 @@ class Meter:
         self.peaks: dict[str, Bytes] = {}
         """The highest reading of each phase, over every time that it ran while recorded."""
         self.curve: list[tuple[str, int]] = []
-        """Phase and live bytes after every allocation and free of the latest recording; CPU only."""
+        """Phase and live bytes after every allocation and free, recording after recording; CPU only."""
         self._active = False
 
     @contextmanager
@@ -74,7 +74,6 @@ class CpuMeter(Meter):
         live = base_bytes
         open_phases: list[str] = []
         peaks: dict[str, int] = {}
-        self.curve = []
         for _, kind, name, n_bytes in sorted(timeline, key=lambda item: item[:2]):
             if kind == 0:
                 open_phases.append(name)

@@ -143,6 +143,9 @@ class Run:
         state.steps += 1
         if start == 0 or not self._check:
             self._compare()
+        if state.steps == 1:
+            self.folder.write_curve(self.watch.meter.curve)
+        self.watch.meter.curve.clear()
         self._show_step()
         if time.monotonic() - self._saved >= 60 * self.settings.checkpoint_minutes:
             self._save(where)

@@ -12,6 +12,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from memplan.curve import CURVE_FILE
 from memplan.errors import MemplanError
 from memplan.plan import MemoryCheck, to_json
 from memplan.runs import read_lines
@@ -99,6 +100,11 @@ class RunFolder:
     def write_check(self, check: MemoryCheck) -> None:
         """Write memory_check.json."""
         self._replace("memory_check.json", to_json(check) + "\n")
+
+    def write_curve(self, curve: list[tuple[str, int]]) -> None:
+        """Keep phase and live bytes after every allocation of the start: ``memplan estimate --run`` draws it."""
+        if curve:
+            self._replace(CURVE_FILE, json.dumps({"points": curve}) + "\n")
 
     def write_progress(self, state: RunState, memory: dict[str, Any]) -> None:
         """Write progress.json for ``memplan monitor``; where that fails a run has better things to complain of."""

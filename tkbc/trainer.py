@@ -15,7 +15,19 @@ from tkbc.loss import PhaseMarker, no_phase, softmax_cross_entropy
 from tkbc.models import MODELS, Batch
 from tkbc.models.base import gradient
 from tkbc.optimizers import make_optimizer
-from tkbc.scoring import make_score
+from tkbc.scoring import PairwiseScore, make_score
+
+
+def make_score_of(workload: Workload) -> PairwiseScore:
+    """Return the score of a workload, its kernels tuned on CUDA for the workload's own sizes."""
+    return make_score(
+        workload.score,
+        workload.scoring,
+        workload.device,
+        workload.threads,
+        workload.precision,
+        tune_for=(workload.micro_batch_size, workload.chunk_size, workload.rank),
+    )
 
 
 def _nothing() -> None:
@@ -43,6 +55,7 @@ class Trainer:
         self.seed = seed
         self.phase = phase
         device = workload.device
+        self.score = make_score_of(workload)
         with phase("setup"):
             generator = torch.Generator(device).manual_seed(seed)
             self.model = MODELS[workload.model](workload, generator)
@@ -65,7 +78,6 @@ class Trainer:
                 one = torch.ones((1, 1), device=device)
                 torch.mm(one, one)
                 del one
-        self.score = make_score(workload.score, workload.scoring, device, workload.threads, workload.precision)
         self.steps = 0
         """Optimizer steps taken."""
         self._updated = False
@@ -74,9 +86,7 @@ class Trainer:
     def adopt(self, workload: Workload) -> None:
         """Go on with other micro-batches, chunks or scoring, which change no result: the next step uses them."""
         if workload.scoring != self.workload.scoring:
-            self.score = make_score(
-                workload.score, workload.scoring, workload.device, workload.threads, workload.precision
-            )
+            self.score = make_score_of(workload)
         self.workload = self.model.workload = workload
 
     @property
