@@ -37,7 +37,7 @@ def replan(plan: Plan, target: Target, part: Part) -> Plan:
     for workload in sorted(_smaller(plan.workload, part), key=cost):
         if _peak(workload, target, part) <= limit:
             fixed = workload.model_dump(exclude=set(workload.shape.model_dump()))
-            # The other part has run before: it is not what failed, whatever the budget says now.
+            # The other part is not what failed: it stays, and is planned anew in its turn where it fails too.
             enough = max(target.budget_bytes, _peak(workload, target))
             return search(workload.shape, target._replace(budget_bytes=enough), **fixed)
     raise DoesNotFitError(
