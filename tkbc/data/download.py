@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -64,6 +65,9 @@ def download(
         raise MemplanError(f"{folder}: another process is downloading it; wait for it") from None
     except OSError as error:
         raise MemplanError(f"{folder}: cannot be written: {error.strerror or error}") from None
+    finally:
+        with suppress(OSError):
+            unfinished.rmdir()  # where nothing came at all
 
 
 def _fetch(
