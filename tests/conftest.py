@@ -10,6 +10,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 # Without a GPU the Triton kernels run in Triton's interpreter; read when a kernel is declared.
 os.environ.setdefault("TRITON_INTERPRET", "1")
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,17 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "config"))
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path_factory.getbasetemp() / "data"))
     monkeypatch.delenv("TKBC_DATA", raising=False)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """PyTorch on one thread: small tensors only wait for each other's."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def random_graph(shape: Shape, n_valid: int = 7, n_test: int = 9, seed: int = 0) -> Dataset:

@@ -23,6 +23,8 @@ from tests.conftest import random_graph, write_folder
 from tests.test_cli import invoke
 from tkbc.checkpoints import FILES, OPTIMIZER_FILE, SUMS_FILE, Checkpoints
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SHAPE = Shape(n_entities=30, n_relations=2, n_timestamps=4, n_facts=40)
 LONGEST_SECONDS = 20
 NESTED = b'{"a":' * 100_000

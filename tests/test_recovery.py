@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -45,19 +44,12 @@ CONFIGURATIONS: list[dict[str, Any]] = [
 NAMES = [f"{c['model']}-{c['scoring']}-{c['optimizer']}" for c in CONFIGURATIONS]
 
 
-EVERY = 9
-"""Of a step's operations every ninth is made to fail, and every one of its update; 1 tries them all."""
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+EVERY = 15
+"""Of a step's operations every fifteenth is made to fail, and every one of its update; 1 tries them all."""
 UPDATE = 45
 ALLOCATE_NOTHING = ("profiler.", "aten.slice.", "aten.select.", "aten.view.", "aten.detach.", "aten.alias.")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tensors this small only wait for each other's threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class OutOfMemoryAt(TorchDispatchMode):
@@ -155,7 +147,7 @@ def test_a_run_goes_on_with_a_smaller_plan(
     whole, _ = run_with_accidents(tmp_path / "whole", monkeypatch)
     expected = load_file(newest_checkpoint(tmp_path / "whole") / "model.safetensors")
     _, counted = run_with_accidents(tmp_path / "counted", monkeypatch, **where)
-    for at in range(1, counted.count + 1, max(1, counted.count // 5)):
+    for at in range(1, counted.count + 1, max(1, counted.count // 3)):
         folder = tmp_path / str(at)
         result, _ = run_with_accidents(folder, monkeypatch, **where, at=at)
         for name, table in load_file(newest_checkpoint(folder) / "model.safetensors").items():

@@ -23,6 +23,8 @@ from tests.test_training import ROOT, SHAPE, make_plan, newest_checkpoint
 from tkbc.checkpoints import KEPT, Checkpoints
 from tkbc.training import Reporter, Result, TrainSettings, resume, train
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SETTINGS: dict[str, Any] = {
     "learning_rate": 0.1, "max_epochs": 4, "valid_freq": 2, "checkpoint_minutes": 0, "seed": 3,
 }  # fmt: skip
@@ -82,7 +84,7 @@ def reported(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("settings", [ADAM, ADAGRAD], ids=["adam", "adagrad"])
-@pytest.mark.parametrize("steps", [(1,), (5,), (6,), (12,), (23,), (24,), (3, 4, 5)])
+@pytest.mark.parametrize("steps", [(1,), (6,), (12,), (23,), (3, 4, 5)])
 def test_a_resumed_run_ends_like_an_uninterrupted_one_bit_for_bit(
     tmp_path: Path, settings: dict[str, Any], steps: tuple[int, ...]
 ) -> None:

@@ -26,6 +26,8 @@ from tkbc.models.base import gradient
 from tkbc.trainer import Trainer
 from tkbc.training import Reporter, Result, TrainSettings, train
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def run(folder: Path, reporter: Reporter | None = None, **settings: Any) -> Result:
     graph = random_graph(SHAPE)
