@@ -93,8 +93,15 @@ class Straightforward(nn.Module):
         return sum(tensor.nbytes for tensor in [*self.parameters(), *gradients, *state])
 
 
-class TwoProducts:
-    """a·Eᵀ + w·Eᵀ and its three gradients, in place: the ComplEx family's work at the same rank."""
+def two_products(a: Tensor, w: Tensor, entities: Tensor, grad_scores: Tensor) -> tuple[Tensor, ...]:
+    """a·Eᵀ + w·Eᵀ and its gradients by autograd: the ComplEx family's work at the same rank."""
+    leaves = [tensor.detach().requires_grad_() for tensor in (a, w, entities)]
+    product = leaves[0] @ leaves[2].T + leaves[1] @ leaves[2].T
+    return torch.autograd.grad(product, leaves, grad_scores)
+
+
+class TwoProductsInPlace:
+    """The same into and onto tensors that are there: the best that matrix products can do."""
 
     def forward(self, query: tuple[Tensor, Tensor], entities: Tensor, out: Tensor) -> None:
         """Write the sum of both products."""

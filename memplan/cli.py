@@ -391,6 +391,8 @@ def devices(as_json: AsJson = False) -> None:
     console.print(f"cpu   {usable_threads()} threads, {format_bytes(free)} free ({limit})")
     for gpu in here:
         console.print(f"cuda  {gpu.name}, {format_bytes(gpu.free_bytes)} free of {format_bytes(gpu.total_bytes)}")
+        for process, used in gpu.processes:
+            console.print(f"      process {process} holds {format_bytes(used) if used else 'some of it'}")
     if not here:
         console.print("cuda  no NVIDIA GPU or driver found")
     console.print()

@@ -14,7 +14,7 @@ from memplan.scorings import available
 from memplan.workload import Workload, validated
 
 FEWER_ENTITIES = 1024
-"""A chunk that costs little time (benchmarks/step.py) and much less memory than all entities at once."""
+"""A chunk that costs little time (benchmarks/scoring.py) and much less memory than all entities at once."""
 
 
 def knobs(workload: Workload, target: Target) -> list[Knob]:

@@ -1,15 +1,21 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from typer.testing import CliRunner
 
 from memplan import machine
 from memplan.catalog import find_dataset
+from memplan.cli import app
 from memplan.devices import CUDA_CONTEXT_BYTES, resolve
 from memplan.errors import MemplanError, UsageError
+from memplan.gpus import GPUS, find_gpu, recognize
 from memplan.machine import PresentGpu, cgroup_rooms, usable_threads
 from memplan.planner import plan
+from memplan.rates import gpu_rates
 from memplan.scorings import available
 from tkbc.scoring import make_score
 
@@ -67,3 +73,64 @@ def test_without_numba_plans_fall_back_to_chunked_and_fused_is_refused(monkeypat
     assert found.scoring == "chunked"
     with pytest.raises(UsageError, match="needs the package numba"):
         make_score("l1", "fused", "cpu")
+
+
+class FakeNvml:
+    """NVML as a machine with two GPUs would answer, another process at work on the first."""
+
+    class NVMLError(Exception):
+        pass
+
+    def nvmlInit(self) -> None:  # noqa: N802
+        pass
+
+    nvmlShutdown = nvmlInit  # noqa: N815
+
+    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
+        return 2
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:  # noqa: N802
+        return index
+
+    def nvmlDeviceGetName(self, handle: int) -> str:  # noqa: N802
+        return ("Tesla T4", "NVIDIA A100-SXM4-80GB")[handle]
+
+    def nvmlDeviceGetMemoryInfo(self, handle: int) -> SimpleNamespace:  # noqa: N802
+        return SimpleNamespace(total=(15 * GIB, 80 * GIB)[handle], free=(9 * GIB, 79 * GIB)[handle])
+
+    def nvmlDeviceGetCudaComputeCapability(self, handle: int) -> tuple[int, int]:  # noqa: N802
+        return ((7, 5), (8, 0))[handle]
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: int) -> list[SimpleNamespace]:  # noqa: N802
+        if handle == 1:
+            raise self.NVMLError
+        return [SimpleNamespace(pid=77, usedGpuMemory=5 * GIB), SimpleNamespace(pid=78, usedGpuMemory=None)]
+
+
+def test_the_gpus_of_this_machine_their_free_memory_and_who_else_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml())  # type: ignore[arg-type]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    first, second = machine.present_gpus()
+    assert (first.free_bytes, first.capability) == (9 * GIB, (7, 5))
+    assert first.processes == ((77, 5 * GIB), (78, 0))
+    assert second.processes == (), "not permitted to know"
+    target = resolve("cuda", None)
+    assert target.budget_bytes == round(9 * GIB * 0.98)
+    assert target.rates == gpu_rates(GPUS["T4"])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    hopperless = resolve("cuda", None)
+    assert (hopperless.name, hopperless.rates) == ("NVIDIA A100-SXM4-80GB", gpu_rates(GPUS["A100 80GB"]))
+    assert hopperless.workspace_bytes == 8_519_680
+    shown = CliRunner().invoke(app, ["devices"]).stdout
+    assert "A100" in shown
+
+
+def test_the_catalog_has_the_gpus_that_people_have() -> None:
+    assert len(GPUS) >= 25
+    for name in ("T4", "P100", "V100", "RTX 2060", "RTX 5090", "GTX 1650", "GTX 1080 Ti", "A10", "L4", "L40S", "H200"):
+        gpu = find_gpu(f"NVIDIA {name}")
+        assert gpu.source
+        assert 1e9 < gpu.bytes_per_second < 1e13 < 100 * gpu.flops_per_second
+    assert resolve("H100", None).workspace_bytes == 32 * 2**20
+    assert recognize("NVIDIA GeForce RTX 3060 Laptop GPU", 6 * GIB) == GPUS["RTX 3060"]
+    assert recognize("Matrox Mystique", GIB) is None

@@ -53,15 +53,20 @@ def softmax_cross_entropy(
             chunk = entities[start : start + chunk_size]
             scores = score.forward(query, chunk, chunk_view(buffer, n_queries, len(chunk)), grad=one_chunk)
             collect_label_scores(scores, labels, start, label_score)
-            torch.logaddexp(log_sum_exp, score.softmax_(scores), out=log_sum_exp)
+            of_chunk = score.softmax_(scores) if one_chunk else score.log_sum_exp_(scores)
+            torch.logaddexp(log_sum_exp, of_chunk, out=log_sum_exp)
+            del of_chunk
         loss = (log_sum_exp - label_score).sum()
         del label_score
     with phase("score backward"):
         grad_query = tuple(torch.zeros_like(tensor) for tensor in query)
-        for start in range(0, n_entities, chunk_size):
+        starts = range(0, n_entities, chunk_size)
+        # Backwards, since the buffer may still hold the last chunk's scores.
+        for start in reversed(starts):
             chunk = entities[start : start + chunk_size]
             if not one_chunk:
-                scores = score.forward(query, chunk, chunk_view(buffer, n_queries, len(chunk)), grad=False)
+                if start != starts[-1] or not score.keeps_scores:
+                    scores = score.forward(query, chunk, chunk_view(buffer, n_queries, len(chunk)), grad=False)
                 score.exp_(scores, log_sum_exp)
             _subtract_one_at_labels(scores, labels, start)
             score.backward(query, chunk, scores, grad_query, grad_entities[start : start + chunk_size])

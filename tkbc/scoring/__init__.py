@@ -41,6 +41,13 @@ class PairwiseScore(Protocol):
     def softmax_(self, scores: Tensor) -> Tensor:
         """Turn each row of the scores into probabilities, in place; return its log-sum-exp, (b,)."""
 
+    @property
+    def keeps_scores(self) -> bool:
+        """Whether the scores outlive ``log_sum_exp_``."""
+
+    def log_sum_exp_(self, scores: Tensor) -> Tensor:
+        """Return each row's log-sum-exp, (b,)."""
+
     def exp_(self, scores: Tensor, shift: Tensor) -> None:
         """Turn the scores into exp(score − shift of its row), in place."""
 

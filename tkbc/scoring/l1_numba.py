@@ -21,7 +21,7 @@ import torch
 from numba.extending import overload
 from torch import Tensor
 
-from tkbc.scoring.softmax_numba import exp_rows, softmax_rows
+from tkbc.scoring.softmax_numba import exp_rows, log_sum_exp_rows, softmax_rows
 from tkbc.scoring.softmax_torch import TorchSoftmax
 
 TILE = 720
@@ -190,6 +190,7 @@ class NumbaL1(TorchSoftmax):
     """−Σ_k |a_k − w_k e_k| and its gradients on the CPU, ``threads`` spans of entities at a time."""
 
     needs_buffer = True
+    keeps_scores = True
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
@@ -257,6 +258,15 @@ class NumbaL1(TorchSoftmax):
         self._run(lambda _, start, stop: softmax_rows(scores_, log_sum_exp_, start, stop), len(scores))
         return log_sum_exp
 
+    def log_sum_exp_(self, scores: Tensor) -> Tensor:
+        """Return each row's log-sum-exp, (b,); the scores stay (in float32)."""
+        if scores.dtype != torch.float32:
+            return scores.logsumexp(1)
+        log_sum_exp = scores.new_empty(len(scores))
+        scores_, log_sum_exp_ = scores.numpy(), log_sum_exp.numpy()
+        self._run(lambda _, start, stop: log_sum_exp_rows(scores_, log_sum_exp_, start, stop), len(scores))
+        return log_sum_exp
+
     def exp_(self, scores: Tensor, shift: Tensor) -> None:
         """Turn the scores into exp(score − shift of its row), in place."""
         if scores.dtype != torch.float32:
@@ -282,4 +292,5 @@ class NumbaL1(TorchSoftmax):
         _forward(one, one, one, one.copy(), 0, 1, one.copy())
         _backward(one, one, one, one, one.copy(), one.copy(), one.copy(), 0, 1, one.copy(), one.copy())
         softmax_rows(one.copy(), one[0].copy(), 0, 1)
+        log_sum_exp_rows(one, one[0].copy(), 0, 1)
         exp_rows(one.copy(), one[0].copy(), 0, 1)

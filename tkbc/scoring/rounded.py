@@ -56,6 +56,15 @@ class Rounded:
         """Turn each row of the scores into probabilities, in place; return its log-sum-exp, (b,)."""
         return self.inner.softmax_(scores)
 
+    @property
+    def keeps_scores(self) -> bool:
+        """Whether the scores outlive ``log_sum_exp_``."""
+        return self.inner.keeps_scores
+
+    def log_sum_exp_(self, scores: Tensor) -> Tensor:
+        """Return each row's log-sum-exp, (b,)."""
+        return self.inner.log_sum_exp_(scores)
+
     def exp_(self, scores: Tensor, shift: Tensor) -> None:
         """Turn the scores into exp(score − shift of its row), in place."""
         self.inner.exp_(scores, shift)

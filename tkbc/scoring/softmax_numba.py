@@ -58,6 +58,21 @@ def softmax_rows(scores: Any, log_sum_exp: Any, start: int, stop: int) -> None:
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)  # pragma: no cover
+def log_sum_exp_rows(scores: Any, log_sum_exp: Any, start: int, stop: int) -> None:
+    """Write the log-sum-exp of rows ``start`` to ``stop``; the scores stay."""
+    n = scores.shape[1]
+    for b in range(start, stop):
+        row = scores[b]
+        largest = row[0]
+        for j in range(n):
+            largest = row[j] if row[j] > largest else largest
+        total = np.float32(0)
+        for j in range(n):
+            total += _exp(row[j] - largest)
+        log_sum_exp[b] = largest + np.float32(math.log(total))
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)  # pragma: no cover
 def exp_rows(scores: Any, shift: Any, start: int, stop: int) -> None:
     """Turn rows ``start`` to ``stop`` of the scores into exp(score − shift of the row)."""
     n = scores.shape[1]

@@ -8,7 +8,9 @@ from torch import Tensor
 
 
 class TorchSoftmax:
-    """The two operations on a buffer of scores that the loss needs, each in place."""
+    """The operations on a buffer of scores that the loss needs, each in place."""
+
+    keeps_scores = False
 
     def forget(self) -> None:
         """Free what a forward kept for its backward: here nothing."""
@@ -21,6 +23,10 @@ class TorchSoftmax:
         largest = scores.amax(1)
         torch.softmax(scores, 1, out=scores)
         return largest.sub_(scores.amax(1).log_())
+
+    def log_sum_exp_(self, scores: Tensor) -> Tensor:
+        """Return each row's log-sum-exp, (b,); the scores become probabilities."""
+        return self.softmax_(scores)
 
     def exp_(self, scores: Tensor, shift: Tensor) -> None:
         """Turn the scores, (b, c), into exp(score − shift of its row), shift (b,)."""
