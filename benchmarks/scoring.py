@@ -173,47 +173,36 @@ def bench_growth(repeats: int) -> list[Row]:
 
 
 def show(rows: list[Row]) -> None:
-    """Print each part as a table, each time also as a multiple of the fused one's."""
+    """Print each part as a table, each time also as a multiple of the fused kernel's or step's at the same shape."""
     console = Console(width=150)
+    fused = {(_where(row), _is_step(row)): row["median_seconds"] for row in rows if row["name"] in (FUSED, PAIRRE)}
+    columns = ["where", "ms, median>", "quartiles>", "times the fused one>", "first call, s>", "peak above state>"]
     for part in dict.fromkeys(row["part"] for row in rows):
-        ours = {_where(row): row["median_seconds"] for row in rows if row["name"] in (FUSED, PAIRRE)}
-        of_step = {_where(row): row["median_seconds"] for row in rows if row["name"] == PAIRRE}
-        columns = (
-            part,
-            "where",
-            "ms, median>",
-            "quartiles>",
-            "times the fused one>",
-            "first call, s>",
-            "peak above state>",
-        )
         table = []
         for row in (row for row in rows if row["part"] == part):
             low, high = row["quartiles_seconds"]
-            is_step = row["name"].startswith("TNT")
-            reference = (of_step if is_step else {**ours, **_kernels(rows)})[_where(row)]
             peak = row.get("peak_above_state_bytes")
             table.append(
                 (
                     row["name"],
-                    " ".join(str(value) for value in _where(row)[1:]),
+                    " ".join(_where(row)[1:]),
                     f"{row['median_seconds'] * 1e3:,.1f}",
                     f"{low * 1e3:,.1f} to {high * 1e3:,.1f}",
-                    f"{row['median_seconds'] / reference:,.2f}",
+                    f"{row['median_seconds'] / fused[_where(row), _is_step(row)]:,.2f}",
                     f"{row['first_call_seconds']:,.2f}",
                     "" if peak is None else format_bytes(peak),
                 )
             )
-        console.print(listing(columns, table))
+        console.print(listing([part, *columns], table))
         console.print()
 
 
-def _where(row: Row) -> tuple[Any, ...]:
+def _is_step(row: Row) -> bool:
+    return str(row["name"]).startswith("TNT")
+
+
+def _where(row: Row) -> tuple[str, ...]:
     return row["part"], row.get("dataset") or f"N={row['entities']}", f"d={row['rank']}", f"b={row['batch']}"
-
-
-def _kernels(rows: list[Row]) -> dict[tuple[Any, ...], float]:
-    return {_where(row): row["median_seconds"] for row in rows if row["name"] == FUSED}
 
 
 PARTS: dict[str, Callable[[int], list[Row]]] = {
@@ -235,7 +224,6 @@ def main() -> None:
         rows = bench_step(options.repeats, heavy=False)
     else:
         rows = [row for name in PARTS if options.only in (None, name) for row in PARTS[name](options.repeats)]
-    show(rows)
     if options.json is not None:
         about = {
             "threads": usable_threads(),
@@ -244,6 +232,7 @@ def main() -> None:
             "torch": torch.__version__,
         }
         options.json.write_text(json.dumps({"about": about, "rows": rows}, indent=2) + "\n", encoding="utf-8")
+    show(rows)
 
 
 if __name__ == "__main__":
