@@ -42,7 +42,10 @@ def estimate_report(estimate: Estimate, target: Target, *, explain: bool) -> Ren
     line = Text("peak  ").append(format_bytes(peak.requested_bytes), style="bold")
     line.append(f" requested by tensors ({format_count(peak.requested_bytes)} bytes)")
     if estimate.workload.device == "cuda":
-        line.append(f", {format_bytes(peak.reserved_bytes)} reserved, {format_bytes(peak.device_bytes)} on the device")
+        unused = format_bytes(peak.reserved_bytes - peak.allocated_bytes)
+        line.append(f", {format_bytes(peak.allocated_bytes)} allocated")
+        line.append(f", {format_bytes(peak.reserved_bytes)} reserved ({unused} of it fragmentation)")
+        line.append(f", {format_bytes(peak.device_bytes)} on the device")
     parts += [line, *_large_tensors(estimate.tensors_at_peak)]
     if estimate.budget_bytes is not None:
         parts.append(_verdict(peak.device_bytes, estimate.budget_bytes, target.budget_source))

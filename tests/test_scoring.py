@@ -148,6 +148,23 @@ def test_half_precision_rounds_the_inputs_and_sums_in_float32(
         assert relative_error(found, exact) < (4 * term if plain else 2e-6)
 
 
+@pytest.mark.parametrize("score", ["dot", "l1", "l2"])
+@pytest.mark.parametrize(("size", "weight"), [(1e-9, 1.0), (1.0, 1.0), (1.0, 100.0), (1e6, 30.0)])
+def test_float16_gradients_neither_overflow_nor_vanish(score: Score, size: float, weight: float) -> None:
+    """Gradients of scores from far below float16's range to far above, and inputs large enough to overflow products."""
+    query, entities, grad_scores = draw_inputs(score, 40, 300, 8, seed=6)
+    query = tuple((t * weight).half().float() for t in query)
+    entities, grad_scores = entities.half().float(), grad_scores.abs() * size
+    scale_down = 1.0 if score != "l2" else 0.01  # its squares must fit float16 themselves
+    query = tuple((t * scale_down).half().float() for t in query)
+    implementation = make_score(score, "chunked", "cpu", 1, "fp16")
+    _, grad_query, grad_entities = run(implementation, query, entities, grad_scores)
+    truth = expected(score, query, entities, grad_scores)
+    for found, exact in zip((*grad_query, grad_entities), (*truth[1], truth[2]), strict=True):
+        assert found.isfinite().all()
+        assert relative_error(found, exact) < 0.02
+
+
 def test_a_weight_of_zero_is_no_special_case() -> None:
     query, entities, grad_scores = draw_inputs("l1", 6, 40, 5, seed=1)
     query[1][:, ::2] = 0

@@ -35,6 +35,7 @@ def graph(ledger: Ledger, workload: Workload, b: int, c: int) -> tuple[Graph, Al
 
 def backward(ledger: Ledger, workload: Workload, b: int, c: int, graph: Graph, scores: Allocation | None) -> None:
     """Tell autograd's backward of the formula and the addition of its results to the totals."""
+    scaled = [_scaled_gradient(ledger, workload, b, c)] if workload.precision == "fp16" else []
     tell = _dot_gradients if workload.score == "dot" else _distance_gradients
     grad_query, grad_entities = tell(ledger, workload, b, c, graph)
     if workload.precision != "fp32":
@@ -42,9 +43,25 @@ def backward(ledger: Ledger, workload: Workload, b: int, c: int, graph: Graph, s
         for gradient in (*grad_query, grad_entities):
             if ledger.device == "cpu":
                 ledger.passing(f"{gradient.name}, as float32", *gradient.shape)
-    ledger.free(*grad_query, grad_entities, *graph.leaves)
+    ledger.free(*scaled, *grad_query, grad_entities, *graph.leaves)
     if scores is not None:
         ledger.free(scores)
+
+
+def _scaled_gradient(ledger: Ledger, workload: Workload, b: int, c: int) -> Allocation:
+    """Tell ``loss_scale`` and the scores' gradient times it, which lives on."""
+    for _ in range(2 if workload.score == "dot" else 3):
+        ledger.passing("largest input", *SCALAR, dtype="float16")
+    for n in (c, b):
+        sums = ledger.new("sums of the scores' gradient", n)
+        largest = ledger.new("largest sum", *SCALAR)
+        ledger.free(sums, largest)
+    scalars = []
+    if ledger.device == "cpu":
+        scalars = [ledger.new("loss scale", *SCALAR, dtype="float64"), ledger.new("loss scale, cast", *SCALAR)]
+    scaled = ledger.new("gradient of the scores, scaled", b, c, kind="scores")
+    ledger.free(*scalars)
+    return scaled
 
 
 def _leaves(ledger: Ledger, workload: Workload, b: int, c: int) -> tuple[Allocation, ...]:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -17,10 +19,29 @@ def _gradients(
     grad_query: tuple[Tensor, ...],
     grad_entities: Tensor,
 ) -> None:
+    scale = 1.0
+    if inputs[0].dtype == torch.float16:
+        scale = loss_scale(inputs, grad_scores)
+        grad_scores = grad_scores * scale
     *to_query, to_entities = torch.autograd.grad(scores, inputs, grad_scores)
     for total, part in zip(grad_query, to_query, strict=True):
-        total.add_(part)
-    grad_entities.add_(to_entities)
+        total.add_(part, alpha=1 / scale)
+    grad_entities.add_(to_entities, alpha=1 / scale)
+
+
+def loss_scale(inputs: tuple[Tensor, ...], grad_scores: Tensor) -> float:
+    """Return the power of two by which the scores' gradient G can be multiplied without any float16 overflowing.
+
+    With m the largest magnitude among the inputs, no gradient or term of one exceeds Σ|G| over a row or a column times
+    max(1, m), times 2 (m + m²) more where a difference is squared. The bound is computed, not tried: an overflow to
+    recover from cannot happen, and small probabilities keep what float16 can hold of them.
+    """
+    largest = max(float(torch.linalg.vector_norm(tensor.detach(), torch.inf)) for tensor in inputs)
+    sums = max(float(torch.linalg.vector_norm(grad_scores, 1, dim=dim).amax()) for dim in (0, 1))
+    bound = sums * max(1.0, largest) * max(1.0, 2 * (largest + largest**2))
+    if not 0 < bound < math.inf:
+        return 1.0  # no gradient at all, or none that is finite: not for a scale to mend
+    return 2.0 ** math.floor(math.log2(torch.finfo(torch.float16).max / bound))
 
 
 def _leaves(query: tuple[Tensor, ...], entities: Tensor, dtype: torch.dtype | None) -> tuple[Tensor, ...]:
