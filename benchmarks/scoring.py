@@ -102,7 +102,7 @@ def bench_step(repeats: int, *, heavy: bool) -> list[Row]:
         for name, loss in ways.items():
             model = Straightforward(workload, loss)
             contestants[f"TNTPairRE, {name}"] = lambda model=model: model.step(examples)  # type: ignore[misc]
-    times = take_turns(contestants, repeats, seconds_each=30 if heavy else 5)
+    times = take_turns(contestants, repeats, seconds_each=15 if heavy else 5)
     return [
         {"part": "step", "dataset": "ICEWS14", "rank": rank, "batch": batch, "name": name, **times[name].as_row()}
         | {"peak_above_state_bytes": peak_above_state(step)}
@@ -152,7 +152,7 @@ def bench_grid(repeats: int) -> list[Row]:
                 contestants = kernel_contestants(batch, n_entities, rank)
                 contestants[PAIRRE] = trainer_step(dataset, "TNTPairRE", rank, batch)
                 contestants[COMPLEX] = trainer_step(dataset, "TNTComplEx", rank, batch)
-                times = take_turns(contestants, repeats, seconds_each=1.5)
+                times = take_turns(contestants, repeats, seconds_each=0.6)
                 where = {"part": "grid", "dataset": dataset, "rank": rank, "batch": batch}
                 rows += [{**where, "name": name, **taken.as_row()} for name, taken in times.items()]
                 print(".", end="", flush=True)
@@ -166,7 +166,7 @@ def bench_growth(repeats: int) -> list[Row]:
     shapes += [(256, 7128, d) for d in (32, 64, 128, 256, 500, 1000, 2000)]
     rows = []
     for b, n, d in shapes:
-        times = take_turns(kernel_contestants(b, n, d), repeats, seconds_each=5)
+        times = take_turns(kernel_contestants(b, n, d), repeats, seconds_each=3)
         where = {"part": "growth", "batch": b, "entities": n, "rank": d}
         rows += [{**where, "name": name, **taken.as_row()} for name, taken in times.items()]
     return rows
