@@ -130,9 +130,9 @@ class Search:
         self.base = base
         largest = min(LARGEST_EVALUATION, n_queries or LARGEST_EVALUATION)
         all_at_once = base.scoring == "materialized"
-        self.batches = [base.micro_batch_size] if "micro_batch_size" in self.fixed else _halvings(base.batch_size)
+        self.batches = [base.micro_batch_size] if "micro_batch_size" in self.fixed else halvings(base.batch_size)
         self.chunks = [base.chunk_size] if "chunk_size" in self.fixed or all_at_once else _chunks(base.n_entities)
-        self.eval_batches = [base.eval_batch_size] if "eval_batch_size" in self.fixed else _halvings(largest)
+        self.eval_batches = [base.eval_batch_size] if "eval_batch_size" in self.fixed else halvings(largest)
         self.eval_chunks = (
             [base.eval_chunk_size] if "eval_chunk_size" in self.fixed or all_at_once else _chunks(base.n_entities)
         )
@@ -301,11 +301,11 @@ class Search:
         return f"{batch}, {entities}, {chosen.scoring} scoring{note}: {why}"
 
 
-def _halvings(size: int) -> list[int]:
-    """Return ``size`` and what follows by halving, rounded up, down to 1: 10 gives 10, 5, 3, 2, 1."""
+def halvings(size: int, smallest: int = 1) -> list[int]:
+    """Return ``size`` and what follows by halving, rounded up, down to ``smallest``: 10 gives 10, 5, 3, 2, 1."""
     sizes = [size]
-    while sizes[-1] > 1:
-        sizes.append(-(-sizes[-1] // 2))
+    while sizes[-1] > smallest:
+        sizes.append(max(smallest, -(-sizes[-1] // 2)))
     return sizes
 
 

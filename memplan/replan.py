@@ -10,13 +10,13 @@ from memplan.devices import Target
 from memplan.errors import DoesNotFitError
 from memplan.estimator import peak_of
 from memplan.plan import Plan
+from memplan.planner import SMALLEST_CHUNK, halvings
 from memplan.planner import plan as search
 from memplan.programs.step import run
 from memplan.units import format_bytes
 from memplan.workload import Workload
 
 Part = Literal["training", "evaluation"]
-SMALLEST_CHUNK = 128
 
 
 def replan(plan: Plan, target: Target, part: Part) -> Plan:
@@ -55,14 +55,7 @@ def _smaller(workload: Workload, part: Part) -> Iterator[Workload]:
     training = part == "training"
     batch = "micro_batch_size" if training else "eval_batch_size"
     chunk = "chunk_size" if training else "eval_chunk_size"
-    for rows in _halvings(getattr(workload, batch), 1):
-        for entities in _halvings(getattr(workload, chunk), SMALLEST_CHUNK):
+    for rows in halvings(getattr(workload, batch)):
+        for entities in halvings(getattr(workload, chunk), SMALLEST_CHUNK):
             if workload.scoring != "materialized" or entities == workload.n_entities:
                 yield workload.model_copy(update={batch: rows, chunk: entities})
-
-
-def _halvings(size: int, smallest: int) -> Iterator[int]:
-    yield size
-    while size > smallest:
-        size = max(smallest, -(-size // 2))
-        yield size
