@@ -75,6 +75,10 @@ def estimate(
     past = None if run is None else Plan.read(run / "plan.json")
     if past is not None and (given.given_settings() or given.model or given.dataset):
         raise UsageError("--run settles what is estimated; leave the other options out, but for --device and --budget")
+    if past is not None and given.device is not None and resolve(given.device, None).device != past.workload.device:
+        raise UsageError(
+            f"--device {given.device}: the run's plan is for {past.workload.device}; estimate it anew instead"
+        )
     result, target = estimate_given(given, explain=explain, workload=None if past is None else past.workload)
     if plot is not None:
         from memplan.curve import read_measured
@@ -170,13 +174,15 @@ def compare(
     given: GraphOptions,
     ranks: Annotated[str | None, typer.Option(help="Ranks, separated by commas.")] = None,
     batch_sizes: Annotated[str | None, typer.Option(help="Batch sizes, separated by commas.")] = None,
-    scorings: Annotated[str, typer.Option(help="Scorings, separated by commas.")] = "materialized,fused",
+    scorings: Annotated[
+        str | None, typer.Option(help="Scorings, separated by commas; materialized,fused if left out.")
+    ] = None,
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Comma-separated rows on stdout, nothing else.")] = False,
 ) -> None:
     """Tabulate memory and predicted time over rank × batch × scoring, and on which GPUs each fits.
 
-    Without --ranks and --batch-sizes: the configurations of the TNTPairRE memory guide, beside what it says of them.
+    With no option but --device and --budget: the configurations of the TNTPairRE memory guide, beside what it says.
     """
     from memplan.comparison import compare as run
     from memplan.comparison import compare_with_guide, values_of
@@ -185,12 +191,17 @@ def compare(
     for many, one in ((ranks, given.rank), (batch_sizes, given.batch_size)):
         if many is not None and one is not None:
             raise UsageError(f"a list, {many}, and a single value, {one}, exclude each other; leave one out")
-    ranks = ranks or given.rank
-    batch_sizes = batch_sizes or (None if given.batch_size is None else str(given.batch_size))
-    if ranks is None and batch_sizes is None:
-        recipe = find_recipe(None, "TNTPairRE").settings
-        rows = list(compare_with_guide(target, {**recipe, **given.given_settings(), "threads": usable_threads()}))
+    if as_csv and as_json:
+        raise UsageError("--csv and --json exclude each other; leave one out")
+    where = {"device", "budget"}
+    asked = any(value is not None for name, value in vars(given).items() if name not in where)
+    if not asked and ranks is batch_sizes is scorings is None:
+        settings = {**find_recipe(None, "TNTPairRE").settings, "threads": usable_threads()}
+        rows = list(compare_with_guide(target, settings))
     else:
+        ranks = ranks or given.rank
+        batch_sizes = batch_sizes or (None if given.batch_size is None else str(given.batch_size))
+        scorings = scorings or given.scoring or "materialized,fused"
         job = gather(given)
         rows = run(
             job.graph.shape,

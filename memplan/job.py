@@ -75,8 +75,11 @@ def run_command(
     if run_folder is None:
         run_folder = _new_folder(graph.name, plan.workload.model)
     overridden = set(given.given_settings()) | set(given_settings)
-    decided = plan_file is None and not {*recipe.settings, *from_recipe} <= overridden
-    source = f" (recipe: {recipe.source})" if decided else ""
+    source = ""
+    if plan_file is None and not {*recipe.settings, *from_recipe} <= overridden:
+        # A measured result is the whole recipe's: with anything else in its place it promises nothing.
+        whole = not overridden & {*recipe.settings, *from_recipe, "score", "precision"}
+        source = f" (recipe: {recipe.source})" if whole else " (what is not given: from the recipe)"
     console = make_console()
     _announce(console, plan, target, train_settings, source, auto_fit=auto_fit)
     from tkbc.training import train
@@ -219,7 +222,7 @@ def run_verification(count: int, seed: int, device: str, *, show_progress: bool)
     Raises:
         MemplanError: the device is not there.
     """
-    target = resolve(device, None)
+    target = _here(device)
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     from rich.progress import track
 
@@ -233,15 +236,24 @@ def run_verification(count: int, seed: int, device: str, *, show_progress: bool)
     return sorted((verify(workload) for workload in shown), key=lambda v: -abs(v.check.peak.relative_error))
 
 
+def _here(device: str) -> Target:
+    """Return this machine's CPU or GPU.
+
+    Raises:
+        UsageError: ``device`` names a GPU to plan for, which cannot be measured.
+    """
+    if device.lower() not in ("cpu", "cuda"):
+        raise UsageError(f"--device {device}: only what is here can be measured; cpu or cuda")
+    return resolve(device, None)
+
+
 def run_calibration(device: str) -> tuple[Calibration, Path]:
     """Measure this machine's CPU or GPU, keep the figures, and return them with the file that holds them.
 
     Raises:
         MemplanError: the device is not there.
     """
-    target = resolve(device, None)
-    if device.lower() not in ("cpu", "cuda"):
-        raise UsageError(f"--device {device}: only what is here can be measured; cpu or cuda")
+    target = _here(device)
     from tkbc.calibration import calibrate
 
     with make_console().status("measuring"):

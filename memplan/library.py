@@ -14,7 +14,7 @@ from memplan.errors import DoesNotFitError, UsageError
 from memplan.estimator import estimate as estimate_workload
 from memplan.knobs import knobs
 from memplan.machine import usable_threads
-from memplan.options import Graph, GraphOptions, Job, PlanOptions, SearchOptions, gather
+from memplan.options import EPOCH_SECONDS, Graph, GraphOptions, Job, PlanOptions, SearchOptions, gather
 from memplan.plan import Estimate, Plan
 from memplan.scorings import preferred, require
 from memplan.workload import TRAITS, Shape, Workload, build_workload
@@ -26,7 +26,7 @@ class Settings(TypedDict, total=False):
     The commands' options, underscores for dashes: ``memplan estimate --help`` describes each.
     """
 
-    data_dir: Path | None
+    data_dir: Path | str | None
     model: str | None
     rank: int | str | None
     batch_size: int | None
@@ -43,11 +43,11 @@ class Settings(TypedDict, total=False):
     eval_batch_size: int | None
     eval_chunk_size: int | None
     device: str | None
-    budget: str | None
+    budget: str | int | None
     alloc_conf: str | None
 
 
-def estimate(dataset: str | Shape = DEMO.name, **settings: Unpack[Settings]) -> Estimate:
+def estimate(dataset: str | Path | Shape = DEMO.name, **settings: Unpack[Settings]) -> Estimate:
     """Return what a run allocates, to the byte: its peak, its phases, and the tensors alive at the peak.
 
     ``dataset``: a name of the catalog, a folder with data, or the shape of a graph that is not there yet. Nothing is
@@ -64,15 +64,15 @@ def estimate(dataset: str | Shape = DEMO.name, **settings: Unpack[Settings]) -> 
 
 
 def plan(
-    dataset: str | Shape = DEMO.name,
+    dataset: str | Path | Shape = DEMO.name,
     *,
     allow_rank_reduction: bool = False,
-    epoch_seconds: float = 60.0,
+    epoch_seconds: float | None = None,
     **settings: Unpack[Settings],
 ) -> Plan:
     """Return the fastest plan that fits: micro-batch, chunk, scoring and evaluation sizes chosen where left out.
 
-    ``rank="auto"`` takes the largest rank that fits within ``epoch_seconds`` an epoch by the cost model;
+    ``rank="auto"`` takes the largest rank that fits within ``epoch_seconds`` (60) an epoch by the cost model;
     ``allow_rank_reduction`` lowers the rank where nothing fits as asked.
 
         >>> plan("ICEWS14", model="TNTPairRE", rank=100, device="cpu", budget="16MiB").micro_batch_size
@@ -87,11 +87,15 @@ def plan(
     return plan_given(given, resolve(given.device, given.budget))
 
 
-def _options(dataset: str | Shape, settings: Settings) -> dict[str, Any]:
-    """Return the commands' options; a rank is text there, since it may be auto."""
-    graph = {"dataset": dataset} if isinstance(dataset, str) else dataset.model_dump()
-    rank = settings.get("rank")
-    return {**graph, **settings, "rank": None if rank is None else str(rank)}
+def _options(dataset: str | Path | Shape, settings: Settings) -> dict[str, Any]:
+    """Return the commands' options, which are text where a number or a path is as natural."""
+    options: dict[str, Any] = {**settings}
+    for name in ("rank", "budget"):
+        if options.get(name) is not None:
+            options[name] = str(options[name])
+    if options.get("data_dir") is not None:
+        options["data_dir"] = Path(options["data_dir"])
+    return {**(dataset.model_dump() if isinstance(dataset, Shape) else {"dataset": str(dataset)}), **options}
 
 
 def estimate_given(
@@ -148,10 +152,13 @@ def plan_given(given: SearchOptions, target: Target, graph: Graph | None = None,
     if given.rank_is_auto:
         if not auto_fit:
             raise UsageError("--rank auto: the search chooses it; add --auto-fit-gpu")
-        if not (given.epoch_seconds > 0 and math.isfinite(given.epoch_seconds)):
-            raise UsageError(f"--epoch-seconds: {given.epoch_seconds}: a number of seconds above 0")
+        seconds = EPOCH_SECONDS if given.epoch_seconds is None else given.epoch_seconds
+        if not (seconds > 0 and math.isfinite(seconds)):
+            raise UsageError(f"--epoch-seconds: {seconds}: a number of seconds above 0")
         del settings["rank"]
-        return planner.plan_largest_rank(shape, target, given.epoch_seconds, **settings)
+        return planner.plan_largest_rank(shape, target, seconds, **settings)
+    if given.epoch_seconds is not None:
+        raise UsageError("--epoch-seconds bounds --rank auto alone; add that, or leave it out")
     settings["allow_rank_reduction"] = given.allow_rank_reduction
     if auto_fit:
         return planner.plan(shape, target, **settings)

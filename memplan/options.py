@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from tkbc.data import Dataset as LoadedGraph
 
 DEFAULT_MODEL = "TNTPairRE"
+EPOCH_SECONDS = 60.0
+"""What an epoch may take where the rank is the search's to choose and nothing is said."""
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 _WHAT, _HOW, _WHERE, _GRAPH = "What to train", "How", "Where", "A graph you do not have yet"
 
@@ -136,8 +138,12 @@ class SearchOptions(JobOptions):
         ),
     ] = False
     epoch_seconds: Annotated[
-        float, typer.Option(help="With --rank auto: what an epoch may take, by the cost model.", rich_help_panel=_HOW)
-    ] = 60.0
+        float | None,
+        typer.Option(
+            help=f"With --rank auto: what an epoch may take, by the cost model ({EPOCH_SECONDS:g}).",
+            rich_help_panel=_HOW,
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +205,7 @@ def numbers(flag: str, text: str) -> list[int]:
     wrong = [part for part in parts if not (part.isascii() and part.isdigit() and int(part) > 0)]
     if wrong:
         raise UsageError(f"{flag}: {wrong[0]!r} is no whole number above 0; write a list such as 50,64,100")
-    return [int(part) for part in parts]
+    return list(dict.fromkeys(int(part) for part in parts))
 
 
 class Graph(NamedTuple):

@@ -169,6 +169,8 @@ class Plan(BaseModel):
         """
         try:
             text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise MemplanError(f"{path}: no such file") from None
         except (OSError, UnicodeDecodeError) as error:
             raise MemplanError(f"{path}: cannot be read as a plan: {error}") from None
         try:

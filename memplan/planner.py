@@ -61,7 +61,7 @@ def plan(
     asked = search.base.rank
     rank = _largest(fits, asked - 1)
     if rank == 0:
-        raise Search(shape, target, n_queries, {**settings, "rank": 1}).nothing_fits()
+        raise Search(shape, target, n_queries, {**settings, "rank": 1}).nothing_fits(at_any_rank=True)
     found = Search(shape, target, n_queries, {**settings, "rank": rank}).plan()
     return found.model_copy(update={"rank_lowered_from": asked})
 
@@ -80,7 +80,7 @@ def plan_largest_rank(
         return Search(shape, target, n_queries, {**settings, "rank": rank})
 
     if at(1).smallest_bytes() > target.budget_bytes:
-        raise at(1).nothing_fits()
+        raise at(1).nothing_fits(at_any_rank=True)
     rank = _largest(lambda rank: at(rank).least_seconds() <= seconds, MAX_RANK)
     rank = _largest(lambda rank: at(rank).smallest_bytes() <= target.budget_bytes, rank)
     found = at(rank).plan() if rank else None
@@ -179,18 +179,22 @@ class Search:
             seconds_per_epoch(self._training((b, c)), self.target.rates) for b, c in self._layouts(training=True)
         )
 
-    def nothing_fits(self) -> DoesNotFitError:
+    def nothing_fits(self, *, at_any_rank: bool = False) -> DoesNotFitError:
         """Return the error that names the smallest budget that would do and the largest tensor in the way."""
+        way_out = (
+            "Raise the budget"
+            if at_any_rank
+            else ("Raise the budget, lower --rank, or let --allow-rank-reduction do so")
+        )
         (_, training), (_, evaluation) = self._smallest()
         workload = self._workload(training, evaluation)
         obstacle = estimate(workload, outside_bytes=self.target.outside_bytes).tensors_at_peak[0]
         dimensions = " × ".join(str(size) for size in obstacle.shape)
         return DoesNotFitError(
             f"nothing fits {format_bytes(self.target.budget_bytes)} ({self.target.budget_source}): the smallest budget "
-            f"that would do is {format_mib_up(self.smallest_bytes())} (micro-batch {workload.micro_batch_size}, chunk "
-            f"{workload.chunk_size}, {workload.scoring} scoring); the largest tensor then is the {obstacle.name}, "
-            f"{dimensions}, {format_bytes(obstacle.bytes)}. Raise the budget, lower --rank, or let "
-            "--allow-rank-reduction do so"
+            f"that would do is {format_mib_up(self.smallest_bytes())} (rank {workload.rank}, micro-batch "
+            f"{workload.micro_batch_size}, chunk {workload.chunk_size}, {workload.scoring} scoring); the largest "
+            f"tensor then is the {obstacle.name}, {dimensions}, {format_bytes(obstacle.bytes)}. {way_out}"
         )
 
     def _smallest(self) -> list[tuple[bool, Layout]]:

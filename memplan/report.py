@@ -37,7 +37,8 @@ def make_console() -> Console:
 
 def estimate_report(estimate: Estimate, target: Target, *, explain: bool) -> RenderableType:
     """Return what a workload allocates: the peak, its phases, and the tensors alive at the peak."""
-    parts: list[RenderableType] = [_title(estimate.workload, target), _layout(estimate.workload)]
+    workload = estimate.workload
+    parts: list[RenderableType] = [_title(workload, target), _layout(workload), _evaluation(workload)]
     peak = estimate.peak
     line = Text("peak  ").append(format_bytes(peak.requested_bytes), style="bold")
     line.append(f" requested by tensors ({format_count(peak.requested_bytes)} bytes)")
@@ -86,13 +87,8 @@ def plan_report(plan: Plan, target: Target) -> RenderableType:
         "",
         chosen,
         Text(
-            "s/epoch orders plans by a cost model, with rates "
-            + (
-                "measured here (memplan calibrate)"
-                if target.is_calibrated
-                else "from the catalog (see memplan calibrate)"
-            )
-            + "; it is no promise of speed",
+            f"s/epoch orders plans by a cost model, rates {'measured here' if target.is_calibrated else 'as stated'}"
+            " (memplan calibrate); it is no promise of speed",
             style="dim",
         ),
     )
@@ -109,7 +105,7 @@ def plan_summary(plan: Plan, target: Target) -> RenderableType:
         _title(plan.workload, target),
         _layout(plan.workload),
         Text(f"why  {plan.reason}"),
-        Text(f"evaluation: {plan.eval_batch_size} queries × {plan.eval_chunk_size} entities at a time"),
+        _evaluation(plan.workload),
         Text("peak  ").append(format_bytes(plan.peak.device_bytes), style="bold"),
         _verdict(plan.peak.device_bytes, plan.budget_bytes, plan.budget_source),
         Text(f"the smallest budget that would do: {format_mib_up(plan.smallest_budget_bytes)}"),
@@ -282,7 +278,13 @@ def _layout(workload: Workload) -> Text:
         if workload.chunk_size == workload.n_entities
         else f"{workload.chunk_size} entities a chunk"
     )
-    return Text(f"rank {workload.rank}, {batch}, {workload.scoring} scoring, {chunk}, {workload.optimizer}")
+    inputs = "" if workload.precision == "fp32" else f" in {workload.precision}"
+    score = f"{workload.score} score{inputs}, {workload.scoring}"
+    return Text(f"rank {workload.rank}, {batch}, {score}, {chunk}, {workload.optimizer}")
+
+
+def _evaluation(workload: Workload) -> Text:
+    return Text(f"evaluation: {workload.eval_batch_size} queries × {workload.eval_chunk_size} entities at a time")
 
 
 def _verdict(device_bytes: int, budget_bytes: int, source: str) -> Text:

@@ -51,8 +51,14 @@ def resume_command(run: str, given: SearchOptions, settings: dict[str, Any], ref
     name, state = (None, _beginning(folder)) if found is None else found
     changed = {key: value for key, value in settings.items() if value is not None}
     state.settings = validated(TrainSettings, {**state.settings.model_dump(), **changed})
+    if settings.get("max_epochs") is not None and state.settings.max_epochs < state.epoch - (state.examples_done == 0):
+        raise UsageError(
+            f"--max-epochs {state.settings.max_epochs}: the run is in epoch {state.epoch} already; give more"
+        )
     if state.is_over and any("test" in line for line in read_lines(folder / "metrics.jsonl")):
-        raise UsageError(f"{folder}: the run is finished; give more --max-epochs to go on with it")
+        raise UsageError(
+            f"{folder}: the run is finished after {state.epoch - 1} epochs; give more --max-epochs to go on with it"
+        )
     _check_told(state.plan, folder)
     target = resolve(state.plan.workload.device, given.budget)
     state.plan = _fitted(state.plan, target, notices)

@@ -83,7 +83,8 @@ def read_run(folder: Path) -> RunInfo:
             batch_size=plan.batch_size,
             micro_batch_size=plan.micro_batch_size,
             chunk_size=plan.chunk_size,
-            scoring=plan.scoring,
+            scoring=f"{plan.workload.score} {plan.scoring}"
+            + ("" if plan.precision == "fp32" else f" {plan.precision}"),
             planned_bytes=plan.peak.device_bytes,
             measured_bytes=peak["measured"]["requested_bytes"] if isinstance(peak, dict) else None,
             epochs=epochs,

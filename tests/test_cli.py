@@ -19,6 +19,7 @@ from memplan.workload import TRAITS
 from tests.conftest import random_graph, write_folder
 from tests.test_data import SHAPE
 
+TINY = ["plan", "--dataset", "demo", "--device", "cpu", "--budget", "1KiB"]
 COUNTS = ["plan", "--n-relations", "9", "--n-timestamps", "9", "--n-facts", "9"]
 
 
@@ -162,9 +163,14 @@ def test_listings(tmp_path: Path) -> None:
         (2, r"a picture ends in \.png, \.svg, \.pdf", ["estimate", "--plot", "memory.txt", "--device", "cpu"]),
         (1, r"no/where\.png: cannot be written", ["estimate", "--plot", "no/where.png", "--device", "cpu"]),
         (2, r"--device T4: only what is here can be measured", ["calibrate", "--device", "T4"]),
+        (2, r"--device T4: only what is here can be measured", ["verify", "--device", "T4"]),
+        (2, r"--csv and --json exclude each other", ["compare", "--csv", "--json", "--device", "cpu"]),
+        (2, r"scoring: 'foo'", ["compare", "--scorings", "foo", "--device", "cpu"]),
+        (2, r"--epoch-seconds bounds --rank auto alone", ["plan", "--epoch-seconds", "5", "--device", "cpu"]),
+        (3, r"would do is 1MiB \(rank 1, .*Raise the budget$", [*TINY, "--allow-rank-reduction"]),
         (2, r"learning_rate: -1", ["train", "--learning-rate", "-1"]),
         (2, r"max_epochs: 0", ["train", "--max-epochs", "0"]),
-        (1, r"cannot be read as a plan", ["train", "--plan", "absent.json"]),
+        (1, r"absent\.json: no such file", ["train", "--plan", "absent.json"]),
         (2, r"leave out --rank", ["train", "--plan", "absent.json", "--rank", "5"]),
         (1, r"sees no CUDA device here", ["train", "--device", "T4"]),
     ],
@@ -221,6 +227,12 @@ def test_compare_by_default_sets_the_guide_s_figures_beside_ours() -> None:
     assert lines[0].startswith("dataset,rank,batch_size,scoring,tensor_bytes")
 
 
+def test_compare_with_any_wish_is_a_grid_of_that_and_says_each_row_once() -> None:
+    rows = read_json("compare", "--model", "ComplEx", "--dataset", "ICEWS14", "--device", "cpu")["rows"]
+    assert all(row["guide_says"] is None for row in rows)
+    assert len(read_json("compare", "--ranks", "10,10", "--scoring", "fused", "--device", "cpu")["rows"]) == 4
+
+
 def test_explain_names_knobs_and_when_each_tensor_was_born() -> None:
     command = ["estimate", "--dataset", "ICEWS14", "--scoring", "materialized", "--device", "T4", "--explain"]
     found = read_json(*command)
@@ -261,9 +273,10 @@ def test_a_run_s_folder_gives_its_estimate_and_what_was_measured(tmp_path: Path)
     assert picture.stat().st_size > 10_000
     assert read_json("estimate", "--run", str(tmp_path))["workload"] == found.workload.model_dump()
     fails(2, "--run settles what is estimated", "estimate", "--run", str(tmp_path), "--rank", "5")
+    fails(2, "the run's plan is for cpu", "estimate", "--run", str(tmp_path), "--device", "T4")
     file.write_text('{"points": [["score", -1]]}', encoding="utf-8")
     fails(1, r"memory_curve\.json: no measured curve", "estimate", "--run", str(tmp_path), "--plot", str(picture))
-    fails(1, r"plan\.json: cannot be read", "estimate", "--run", str(tmp_path / "absent"))
+    fails(1, r"plan\.json: no such file", "estimate", "--run", str(tmp_path / "absent"))
 
 
 def test_plans_use_what_calibrate_has_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

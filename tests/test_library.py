@@ -13,9 +13,11 @@ import pytest
 
 import memplan
 from memplan import Settings, Shape, estimate, library, plan
-from memplan.errors import DoesNotFitError, UsageError
+from memplan.errors import DoesNotFitError, MemplanError, UsageError
 from memplan.options import JobOptions
+from tests.conftest import random_graph, write_folder
 from tests.test_cli import read_json
+from tests.test_data import SHAPE
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.py"))
 
@@ -40,8 +42,18 @@ def test_a_shape_serves_as_a_graph() -> None:
     assert found.seconds_per_epoch <= 5
     with pytest.raises(DoesNotFitError):
         plan(shape, model="PairRE", device="cpu", budget="100KiB")
+    assert plan(shape, model="PairRE", device="cpu", budget=2**26).budget_bytes == 2**26
+    with pytest.raises(UsageError, match="out of range"):
+        plan(shape, model="PairRE", device="cpu", budget=0)
     with pytest.raises(UsageError):
         estimate(shape, model="PairRE", rank=0)
+
+
+def test_paths_serve_as_text_does(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "graph", random_graph(SHAPE))
+    assert estimate(folder, device="cpu") == estimate(str(folder), device="cpu")
+    with pytest.raises(MemplanError, match="not on this machine"):
+        estimate("ICEWS14", data_dir=str(tmp_path), device="cpu")
 
 
 def test_every_option_of_the_commands_is_a_setting_of_the_library() -> None:

@@ -176,7 +176,8 @@ def test_the_command_goes_on_where_a_run_stopped(tmp_path: Path, monkeypatch: py
     write_folder(tmp_path / "data" / "YAGO15K", random_graph(SHAPE))
     options = ["train", "--dataset", "yago15k", "--data-dir", "data", "--device", "cpu", "--rank", "5"]
     assert invoke(*options, "--max-epochs", "2", "--run-dir", "runs/one").exit_code == 0
-    fails(2, "the run is finished; give more --max-epochs", "train", "--resume", "runs/one")
+    fails(2, "the run is finished after 2 epochs; give more --max-epochs", "train", "--resume", "runs/one")
+    fails(2, "--max-epochs 1: the run is in epoch 3", "train", "--resume", "runs/one", "--max-epochs", "1")
     fails(1, "no interrupted run in runs/", "train", "--resume", "auto")
     fails(2, "has settled --rank, --dataset", "train", "--resume", "auto", "--rank", "5", "--dataset", "demo")
     fails(1, "no such run", "train", "--resume", "runs/two")

@@ -146,7 +146,7 @@ def test_evaluate_runs_and_monitor_show_a_run(tmp_path: Path, monkeypatch: pytes
     shown = invoke("monitor", "runs/one", "--follow").stdout
     assert re.search(r"runs/one  finished  TNTPairRE on demo, rank 4\nepoch 2/2, 100% done", shown)
     assert re.search(r"memory  allocated .*, peak .*, budget .*, process ", shown)
-    fails(1, "cannot be read as a plan", "monitor", "nowhere")
+    fails(1, "no such file", "monitor", "nowhere")
     assert re.search(r"one +finished +TNTPairRE +demo +4 ", invoke("runs").stdout)
     assert read_json("runs")["runs"][0]["measured_bytes"] > 0
     assert invoke("runs", "nowhere").stdout == "no runs in nowhere/\n"

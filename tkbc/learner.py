@@ -19,7 +19,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--dataset", default=None, help="catalog name, folder, or demo (the default)")
     parser.add_argument("--data_dir", type=Path, default=None, help="where datasets lie; else $TKBC_DATA")
-    parser.add_argument("--model", default="TNTPairRE", help="TNTPairRE or TNTComplEx")
+    parser.add_argument(
+        "--model", default="TNTPairRE", help="TNTPairRE (the default), or another that memplan models lists"
+    )
     parser.add_argument("--max_epochs", type=int, default=50, help="epochs (50)")
     parser.add_argument("--valid_freq", type=int, default=5, help="validate every this many epochs (5)")
     parser.add_argument("--rank", type=int, default=100, help="d (100)")
