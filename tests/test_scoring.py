@@ -102,6 +102,17 @@ def test_scores_and_gradients_equal_the_float64_reference(
 
 
 @pytest.mark.parametrize(("score", "scoring"), COMBINATIONS)
+def test_inputs_that_are_not_contiguous(score: Score, scoring: Scoring) -> None:
+    query, entities, grad_scores = draw_inputs(score, 7, 800, 13, seed=3)
+    turned = tuple(t.T.contiguous().T for t in query)
+    implementation = make_score(score, scoring, "cpu", 2)
+    found = run(implementation, turned, entities.T.contiguous().T, grad_scores.T.contiguous().T)
+    truth = expected(score, query, entities, grad_scores)
+    for one, other in zip((found[0], *found[1], found[2]), (truth[0], *truth[1], truth[2]), strict=True):
+        assert relative_error(one, other) < 2e-6
+
+
+@pytest.mark.parametrize(("score", "scoring"), COMBINATIONS)
 def test_backward_adds_to_what_is_there(score: Score, scoring: Scoring) -> None:
     query, entities, grad_scores = draw_inputs(score, 9, 800, 7, seed=0)
     implementation = make_score(score, scoring, "cpu", 2)
