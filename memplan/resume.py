@@ -61,6 +61,9 @@ def resume_command(run: str, given: SearchOptions, settings: dict[str, Any], ref
         )
     _check_told(state.plan, folder)
     target = resolve(state.plan.workload.device, given.budget)
+    if given.budget is None and state.plan.budget_source == "--budget":
+        # A budget that the user set holds until another is set, however much is free now.
+        target = target._replace(budget_bytes=state.plan.budget_bytes, budget_source="--budget")
     state.plan = _fitted(state.plan, target, notices)
     data = load_dataset(state.dataset, given.data_dir or _data_dir(state))
     prepare_torch(state.plan, state.settings)

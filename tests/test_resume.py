@@ -175,7 +175,7 @@ def test_the_command_goes_on_where_a_run_stopped(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     write_folder(tmp_path / "data" / "YAGO15K", random_graph(SHAPE))
     options = ["train", "--dataset", "yago15k", "--data-dir", "data", "--device", "cpu", "--rank", "5"]
-    assert invoke(*options, "--max-epochs", "2", "--run-dir", "runs/one").exit_code == 0
+    assert invoke(*options, "--max-epochs", "2", "--run-dir", "runs/one", "--budget", "300MiB").exit_code == 0
     fails(2, "the run is finished after 2 epochs; give more --max-epochs", "train", "--resume", "runs/one")
     fails(2, "--max-epochs 1: the run is in epoch 3", "train", "--resume", "runs/one", "--max-epochs", "1")
     fails(1, "no interrupted run in runs/", "train", "--resume", "auto")
@@ -184,6 +184,7 @@ def test_the_command_goes_on_where_a_run_stopped(tmp_path: Path, monkeypatch: py
     result = invoke("train", "--resume", "runs/one", "--max-epochs", "3", "--valid-freq", "1")
     assert result.exit_code == 0, result.output
     assert "going on with runs/one from checkpoint 00000001: epoch 3, 0 of its 600 examples done" in result.stdout
+    assert "of 300 MiB (--budget)" in result.stdout, "the budget that was set holds"
     assert [line.get("epoch") for line in reported(tmp_path / "runs" / "one")] == [1, 2, 3, None]
     (row,) = read_json("runs")["runs"]
     assert (row["state"], row["epochs"], row["max_epochs"]) == ("finished", 3, 3)
