@@ -15,9 +15,10 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 import torch
 
-from memplan.catalog import find_dataset, find_recipe
+from memplan.catalog import find_dataset
 from memplan.estimator import estimate
 from memplan.guide import CLAIMS
+from memplan.recipes import find_recipe
 from memplan.workload import build_workload
 from tkbc.verification import measure
 

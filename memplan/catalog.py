@@ -1,14 +1,13 @@
-"""What is known beforehand of datasets and how to train on them, each number with where it is from."""
+"""What is known beforehand of datasets, each number with where it is from."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from memplan.errors import unknown_name
-from memplan.workload import ModelName, Shape
+from memplan.workload import Shape
 
 
 @dataclass(frozen=True)
@@ -77,16 +76,6 @@ DATASETS: dict[str, DatasetEntry] = {
 }
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """Training settings for a model, and where they are from. ``settings`` are fields of the workload."""
-
-    source: str
-    settings: dict[str, Any]
-    learning_rate: float
-    max_epochs: int
-
-
 def find_dataset(name: str) -> DatasetEntry:
     """Return the catalog's entry for ``name``, whatever its case.
 
@@ -106,39 +95,3 @@ def is_folder(dataset: str) -> bool:
         return dataset.lower() not in known and (os.sep in dataset or (dataset != "" and Path(dataset).is_dir()))
     except OSError:
         return False  # no name that a folder could have
-
-
-def find_recipe(dataset: str | None, model: ModelName) -> Recipe:
-    """Return the recipe for ``model`` on ``dataset``: its own where there is one, else the model's general recipe."""
-    if dataset == DEMO.name:
-        return _DEMO_RECIPES[model]
-    return _RECIPES[model]
-
-
-_COMPLEX: dict[str, Any] = {
-    "rank": 156, "batch_size": 1000, "optimizer": "adagrad", "emb_reg": 1e-2, "time_reg": 1e-2
-}  # fmt: skip
-_PAIRRE: dict[str, Any] = {
-    "rank": 100, "batch_size": 1000, "optimizer": "adagrad", "emb_reg": 1e-3, "time_reg": 1e-2, "unit_norm": True
-}  # fmt: skip
-_STATIC = {"time_reg": 0.0}
-_SMALL = {"batch_size": 500}
-_DEMO_COMPLEX = {**_COMPLEX, **_SMALL, "rank": 50}
-_TKBC = "tkbc's README for ICEWS14, Lacroix et al., ICLR 2020"
-
-_RECIPES: dict[ModelName, Recipe] = {
-    "ComplEx": Recipe(f"TNTComplEx's settings ({_TKBC}), not measured", {**_COMPLEX, **_STATIC}, 0.1, 50),
-    "TComplEx": Recipe(f"TNTComplEx's settings ({_TKBC}), not measured", _COMPLEX, 0.1, 50),
-    "TNTComplEx": Recipe(_TKBC, _COMPLEX, 0.1, 50),
-    "PairRE": Recipe("TNTPairRE's settings, not measured", {**_PAIRRE, **_STATIC}, 0.1, 30),
-    "TPairRE": Recipe("TNTPairRE's settings, not measured", _PAIRRE, 0.1, 30),
-    "TNTPairRE": Recipe("ICEWS14, measured over 5 epochs: test MRR 0.446", _PAIRRE, 0.1, 30),
-}
-_DEMO_RECIPES: dict[ModelName, Recipe] = {
-    "ComplEx": Recipe("TNTComplEx's settings for the demo graph, not measured", {**_DEMO_COMPLEX, **_STATIC}, 0.1, 30),
-    "TComplEx": Recipe("TNTComplEx's settings for the demo graph, not measured", _DEMO_COMPLEX, 0.1, 30),
-    "TNTComplEx": Recipe("the demo graph, measured over 15 to 20 epochs: test MRR 0.42", _DEMO_COMPLEX, 0.1, 30),
-    "PairRE": Recipe("TNTPairRE's for the demo graph, not measured", {**_PAIRRE, **_STATIC, **_SMALL}, 0.1, 30),
-    "TPairRE": Recipe("TNTPairRE's for the demo graph, not measured", {**_PAIRRE, **_SMALL}, 0.1, 30),
-    "TNTPairRE": Recipe("the demo graph, measured over 30 epochs: test MRR 0.34", {**_PAIRRE, **_SMALL}, 0.1, 30),
-}

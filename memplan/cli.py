@@ -7,7 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from memplan.commands import known, machine, planning, training
+from memplan.commands import known, machine, planning, sweeping, training
 from memplan.errors import MemplanError
 
 
@@ -39,6 +39,7 @@ for command in (
     planning.estimate,
     planning.plan,
     training.train,
+    sweeping.sweep,
     planning.compare,
     machine.verify,
     machine.calibrate,
@@ -47,6 +48,7 @@ for command in (
     training.monitor,
     machine.devices,
     known.models,
+    known.recipes,
 ):
     app.command()(command)
 app.add_typer(known.datasets_app, name="datasets")

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from memplan.calibration import Calibration
 from memplan.calibration import write as write_calibration
-from memplan.catalog import find_recipe
 from memplan.devices import Target, resolve
 from memplan.errors import DoesNotFitError, MemplanError, UsageError
 from memplan.estimator import estimate
@@ -19,6 +18,7 @@ from memplan.machine import free_ram_bytes
 from memplan.options import SearchOptions, of_loaded
 from memplan.plan import Plan
 from memplan.programs.scoring import runs_numba
+from memplan.recipes import find_recipe
 from memplan.report import make_console, plan_summary
 from memplan.runs import RUNS
 from memplan.units import format_bytes
@@ -65,7 +65,7 @@ def run_command(
         if dataset is None:
             raise UsageError(f"{plan_file}: a plan for a graph given by its counts; name its data with --dataset")
         graph = load_dataset(dataset, given.data_dir)
-    recipe = find_recipe(graph.dataset, plan.workload.model)
+    recipe = find_recipe(graph.dataset, plan.workload.model, given.recipe)
 
     from_recipe = {"learning_rate": recipe.learning_rate, "max_epochs": recipe.max_epochs}
     given_settings = {name: value for name, value in settings.items() if value is not None}
@@ -79,7 +79,7 @@ def run_command(
     if plan_file is None and not {*recipe.settings, *from_recipe} <= overridden:
         # A measured result is the whole recipe's: with anything else in its place it promises nothing.
         whole = not overridden & {*recipe.settings, *from_recipe, "score", "precision"}
-        source = f" (recipe: {recipe.source})" if whole else " (what is not given: from the recipe)"
+        source = f" (recipe {recipe.name}: {recipe.described})" if whole else " (what is not given: from the recipe)"
     console = make_console()
     _announce(console, plan, target, train_settings, source, auto_fit=auto_fit)
     from tkbc.training import train

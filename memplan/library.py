@@ -28,6 +28,7 @@ class Settings(TypedDict, total=False):
 
     data_dir: Path | str | None
     model: str | None
+    recipe: str | None
     rank: int | str | None
     batch_size: int | None
     score: str | None

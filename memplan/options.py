@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_type_hints
 
 import typer
 
-from memplan.catalog import DEMO, find_dataset, find_recipe, is_folder
+from memplan.catalog import DEMO, find_dataset, is_folder
 from memplan.errors import UsageError, unknown_name
+from memplan.recipes import find_recipe
 from memplan.workload import TRAITS, ModelName, Shape, Workload, validated
 
 if TYPE_CHECKING:
@@ -40,6 +41,13 @@ class JobOptions:
     model: Annotated[
         str | None,
         typer.Option(help=f"{' or '.join(TRAITS)}; {DEFAULT_MODEL} if left out.", rich_help_panel=_WHAT),
+    ] = None
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="Settings under those given here; else the model's default for the dataset (memplan recipes).",
+            rich_help_panel=_WHAT,
+        ),
     ] = None
     rank: Annotated[
         str | None,
@@ -251,7 +259,7 @@ def gather(given: JobOptions, graph: Graph | None = None) -> Job:
     model = find_model(given.model or DEFAULT_MODEL)
     graph = graph or _find_graph(given)
     asked = given.given_settings()
-    recipe = find_recipe(graph.dataset, model)
+    recipe = find_recipe(graph.dataset, model, given.recipe)
     settings = {"no_time_emb": graph.no_time, **recipe.settings, **asked, "model": model, "dataset": graph.dataset}
     if "batch_size" not in asked:
         settings["batch_size"] = min(settings["batch_size"], 2 * graph.shape.n_facts)

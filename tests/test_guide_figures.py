@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from memplan.catalog import find_dataset, find_recipe
+from memplan.catalog import find_dataset
 from memplan.estimator import estimate
 from memplan.guide import CLAIMS
+from memplan.recipes import find_recipe
 from memplan.workload import build_workload
 
 ROOT = Path(__file__).resolve().parents[1]

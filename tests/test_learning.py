@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from memplan.catalog import find_recipe
+from memplan.recipes import find_recipe
 from memplan.workload import ModelName, build_workload
 from tkbc.data import Dataset, load_dataset
 from tkbc.evaluation import Metrics, evaluate

@@ -87,6 +87,8 @@ class Run:
             while not self.state.is_over:
                 self._run_epoch()
             best = self.state.best
+            if not self.settings.rank_test:
+                return self._end(interrupted=False, test=None)
             if best is not None:
                 self._load(best)
             test = self._rank("test")

@@ -24,6 +24,8 @@ class TrainSettings(BaseModel):
     """Stop where measured memory drifts from the plan."""
     tensorboard: bool = False
     """Write the metrics for TensorBoard too."""
+    rank_test: bool = True
+    """Rank the test split at the end; a search for settings must not."""
     deterministic: bool = False
     """On CUDA, let PyTorch use deterministic algorithms alone, so that a resumed run is the same bit for bit."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0

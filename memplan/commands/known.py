@@ -1,4 +1,4 @@
-"""The commands that list what is known: datasets (and their download) and models."""
+"""The commands that list what is known: datasets (and their download), models and recipes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 from memplan.catalog import DATASETS, DEMO
 from memplan.commands import print_json
 from memplan.options import AsJson
+from memplan.recipes import RECIPES
 from memplan.scorings import available, obstacle
 from memplan.workload import TRAITS, DeviceType, Score, build_workload
 
@@ -104,6 +105,34 @@ def models(as_json: AsJson = False) -> None:
     for device in get_args(DeviceType):
         missing = {why for score in get_args(Score) if (why := obstacle(score, "fused", device)) is not None}
         make_console().print(f"{device}: materialized, chunked and fused" + "".join(f"; {why}" for why in missing))
+
+
+def recipes(as_json: AsJson = False) -> None:
+    """List the recipes: settings for a model on a dataset, where they are from and what they were measured to reach."""
+    from memplan.report import listing, make_console
+
+    rows = [
+        {"recipe": recipe.name, "model": recipe.model, "dataset": recipe.dataset, **recipe.settings}
+        | {"learning_rate": recipe.learning_rate, "max_epochs": recipe.max_epochs}
+        | {"source": recipe.source, "measured": recipe.measured or None}
+        for recipe in RECIPES
+    ]
+    if as_json:
+        print_json({"recipes": rows})
+        return
+    columns = ("recipe", "model", "dataset", "rank>", "batch>", "rate>", "epochs>", "measured", "source")
+    keys = ("recipe", "model", "dataset", "rank", "batch_size", "learning_rate", "max_epochs", "measured", "source")
+    empty = {"dataset": "any other", "measured": "not measured"}
+    make_console().print(
+        listing(
+            columns, ([str(row[key] or empty[key]) if key in empty else str(row[key]) for key in keys] for row in rows)
+        )
+    )
+    make_console().print(
+        "The first that names your dataset, else the first for any, is the default; --recipe takes another; --json has "
+        "the regularizers and the like too.",
+        soft_wrap=True,
+    )
 
 
 def _toy(model: str) -> Any:

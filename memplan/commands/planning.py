@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-from memplan.catalog import find_recipe
 from memplan.commands import print_json
 from memplan.devices import resolve
 from memplan.errors import DoesNotFitError, UsageError
@@ -17,6 +16,7 @@ from memplan.library import estimate_given, plan_given, settings_for
 from memplan.machine import usable_threads
 from memplan.options import AsJson, GraphOptions, PlanOptions, gather, numbers, with_options
 from memplan.plan import Plan
+from memplan.recipes import find_recipe
 
 
 @with_options(GraphOptions)

@@ -1,0 +1,83 @@
+"""The command that searches for a recipe: sweep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from memplan.commands import print_json
+from memplan.errors import UsageError
+from memplan.options import AsJson, SearchOptions, with_options
+
+if TYPE_CHECKING:
+    from memplan.sweep import Sweep, Trial
+
+
+@with_options(SearchOptions)
+def sweep(
+    given: SearchOptions,
+    over: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What to search, once for each setting: emb_reg=1e-3..1e-1, rank=100..300, unit_norm=true,false. "
+            "If left out: rate, regularizers, unit norm."
+        ),
+    ] = None,
+    trials: Annotated[int | None, typer.Option(help="Stop at this many trials in all.", min=1)] = None,
+    minutes: Annotated[float | None, typer.Option(help="Stop after this long; the trial under way is kept.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Of every trial; else the recipe's.")] = None,
+    max_epochs: Annotated[int | None, typer.Option(help="Epochs of a trial; else the recipe's.")] = None,
+    valid_freq: Annotated[int | None, typer.Option(help="Validate after every this many epochs (5).")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of every trial, and of what is proposed (0).")] = None,
+    sweep_dir: Annotated[Path | None, typer.Option(help="The sweep's folder; else a new one in sweeps/.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with the sweep in this folder.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Search for a recipe: trials proposed by Optuna, planned within the budget, compared by their valid MRR.
+
+    A trial that falls behind the median of the others is given up; one that fits no memory is never begun. The test
+    split is not looked at. Stopped, or killed, a sweep goes on with --resume as if nothing had been.
+    """
+    from memplan.sweep import new_sweep, read_sweep, require_optuna
+
+    require_optuna()
+    settings = {"learning_rate": learning_rate, "max_epochs": max_epochs, "valid_freq": valid_freq, "seed": seed}
+    if trials is None and minutes is None:
+        raise UsageError("say when to stop: --trials, --minutes or both")
+    if resume is not None:
+        said = [*given.given_settings(), *(name for name in ("dataset", "model", "device") if getattr(given, name))]
+        said += [
+            name for name, value in {**settings, "over": over, "sweep_dir": sweep_dir}.items() if value is not None
+        ]
+        if said:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in said)
+            raise UsageError(f"--resume: the sweep has settled {flags}; leave that out, or begin another sweep")
+        folder, found = resume, read_sweep(resume)
+    else:
+        from memplan.options import DEFAULT_MODEL, find_model
+        from memplan.space import default_space, parse_space
+        from memplan.sweep import new_folder
+
+        model = find_model(given.model or DEFAULT_MODEL)
+        space = parse_space(over) if over else default_space(model)
+        folder = sweep_dir or new_folder(f"{Path(given.dataset or 'demo').name}-{model}")
+        found = new_sweep(folder, given, settings, space, seed or 0)
+    from memplan.sweep_job import run_sweep
+
+    ended = run_sweep(folder, found, max_trials=trials, minutes=minutes, quiet_stdout=as_json)
+    if as_json:
+        print_json(_as_json(folder, found, ended))
+
+
+def _as_json(folder: Path, found: Sweep, trials: list[Trial]) -> dict[str, Any]:
+    from memplan.sweep import best_first
+
+    best = best_first(trials)[:1]
+    return {
+        "folder": str(folder),
+        "best": best[0].model_dump() if best else None,
+        "command": found.command(best[0].params) if best else None,
+        "trials": [trial.model_dump() for trial in trials],
+    }

@@ -1,0 +1,98 @@
+"""Recipes: how to train a model on a dataset, each with its source and what it was measured to reach."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from memplan.catalog import DEMO
+from memplan.errors import UsageError
+from memplan.workload import ModelName
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Training settings for a model. Of several that serve the same model and dataset, the first is the default."""
+
+    name: str
+    """What ``--recipe`` takes."""
+    model: ModelName
+    dataset: str | None
+    """The catalog name of its dataset; None: any that has no recipe of its own."""
+    source: str
+    """Where the settings are from."""
+    settings: dict[str, Any]
+    """Fields of the workload."""
+    learning_rate: float
+    max_epochs: int
+    measured: str = ""
+    """What a run with it, seed 0, gave; empty where none was made."""
+
+    @property
+    def described(self) -> str:
+        """Return source and measurement as one phrase."""
+        return f"{self.source}; {self.measured or 'not measured'}"
+
+
+def find_recipe(dataset: str | None, model: ModelName, name: str | None = None) -> Recipe:
+    """Return the recipe called ``name``, or the default one, for ``model`` on ``dataset``.
+
+    Raises:
+        UsageError: the model has none of that name there; the message says which there are.
+    """
+    candidates = recipes_for(dataset, model)
+    if name is None:
+        return candidates[0]
+    for recipe in candidates:
+        if recipe.name == name.lower():
+            return recipe
+    names = ", ".join(dict.fromkeys(recipe.name for recipe in candidates))
+    raise UsageError(f"--recipe: {name!r}: {model} on {dataset or 'this graph'} has {names}; memplan recipes lists all")
+
+
+def recipes_for(dataset: str | None, model: ModelName) -> list[Recipe]:
+    """Return every recipe that serves ``model`` on ``dataset``, the default first."""
+    return [recipe for recipe in RECIPES if recipe.model == model and recipe.dataset in (None, dataset)]
+
+
+_ADAGRAD: dict[str, Any] = {"batch_size": 1000, "optimizer": "adagrad"}
+_COMPLEX: dict[str, Any] = {**_ADAGRAD, "rank": 156, "emb_reg": 1e-2, "time_reg": 1e-2}
+_PAIRRE: dict[str, Any] = {**_ADAGRAD, "rank": 100, "emb_reg": 1e-3, "time_reg": 1e-2, "unit_norm": True}
+_STATIC = {"time_reg": 0.0}
+_SMALL = {"batch_size": 500}
+_DEMO_COMPLEX = {**_COMPLEX, **_SMALL, "rank": 50}
+_DEMO_PAIRRE = {**_PAIRRE, **_SMALL}
+_GUIDE: dict[str, Any] = {"rank": 64, "optimizer": "adagrad", "emb_reg": 1e-5, "unit_norm": True}
+_TKBC = "tkbc's README for ICEWS14 (Lacroix et al., ICLR 2020)"
+
+# A dataset's own come before the general ones where they are the default, after them where they are not.
+RECIPES: tuple[Recipe, ...] = (
+    Recipe("demo", "TNTPairRE", DEMO.name, "this project", _DEMO_PAIRRE, 0.1, 30, "test MRR 0.34"),
+    Recipe("demo", "TPairRE", DEMO.name, "TNTPairRE's", _DEMO_PAIRRE, 0.1, 30),
+    Recipe("demo", "PairRE", DEMO.name, "TNTPairRE's", {**_DEMO_PAIRRE, **_STATIC}, 0.1, 30),
+    Recipe("demo", "TNTComplEx", DEMO.name, "this project", _DEMO_COMPLEX, 0.1, 30, "test MRR 0.42"),
+    Recipe("demo", "TComplEx", DEMO.name, "TNTComplEx's", _DEMO_COMPLEX, 0.1, 30),
+    Recipe("demo", "ComplEx", DEMO.name, "TNTComplEx's", {**_DEMO_COMPLEX, **_STATIC}, 0.1, 30),
+    Recipe("plain", "TNTPairRE", None, "this project", _PAIRRE, 0.1, 30),
+    Recipe("plain", "TPairRE", None, "TNTPairRE's", _PAIRRE, 0.1, 30),
+    Recipe("plain", "PairRE", None, "TNTPairRE's", {**_PAIRRE, **_STATIC}, 0.1, 30),
+    Recipe("tkbc", "TNTComplEx", None, _TKBC, _COMPLEX, 0.1, 50),
+    Recipe("tkbc", "TComplEx", None, f"TNTComplEx's, {_TKBC}", _COMPLEX, 0.1, 50),
+    Recipe("tkbc", "ComplEx", None, f"TNTComplEx's, {_TKBC}", {**_COMPLEX, **_STATIC}, 0.1, 50),
+    Recipe(
+        "tkbc-1560", "TNTComplEx", "ICEWS14", "tkbc's author, on its issue tracker: test MRR 0.62",
+        {**_COMPLEX, "rank": 1560, "emb_reg": 5e-3}, 0.1, 100,
+    ),
+    Recipe(
+        "guide", "TNTPairRE", "ICEWS14", "the TNTPairRE memory guide",
+        {**_GUIDE, "batch_size": 256, "time_reg": 1e-4}, 1e-3, 100,
+    ),
+    Recipe(
+        "guide", "TNTPairRE", "ICEWS05-15", "the TNTPairRE memory guide",
+        {**_GUIDE, "batch_size": 200, "time_reg": 1e-3}, 1e-3, 100,
+    ),
+    Recipe(
+        "guide", "TNTPairRE", "YAGO15K", "the TNTPairRE memory guide",
+        {**_GUIDE, "batch_size": 128, "time_reg": 1.0, "no_time_emb": True}, 1e-3, 100,
+    ),
+)  # fmt: skip

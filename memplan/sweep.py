@@ -1,0 +1,273 @@
+"""The search for a recipe behind ``memplan sweep``: Optuna proposes, memplan plans, tkbc trains; test is not looked at.
+
+A sweep's folder holds ``sweep.json`` (what is searched), ``trials.jsonl`` (a line for each trial that ended: its data)
+and ``trials/0007/`` (each trial's run). Nothing else is kept: Optuna's study is built anew from the trials that ended,
+and what it proposes next depends on those and the sweep's seed alone. So a sweep that was stopped, or killed, goes on
+with the same trials that it would have had; the one under way goes on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from memplan.errors import MemplanError, UsageError
+from memplan.options import JobOptions, SearchOptions
+from memplan.runs import read_lines
+from memplan.space import Dimension, Range, Value, flags
+from memplan.workload import validated
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.distributions import BaseDistribution
+
+SWEEPS = Path("sweeps")
+TRIALS_FILE = "trials.jsonl"
+STARTUP_TRIALS = 5
+"""Trials that end before any is given up for falling behind the median of the others at the same epoch."""
+
+TrialState = Literal["finished", "pruned", "does not fit", "failed"]
+
+
+class Sweep(BaseModel):
+    """What is searched; sweep.json."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    given: dict[str, Any]
+    """The options that hold for every trial, as ``memplan train`` takes them."""
+    settings: dict[str, Any]
+    """The training settings that hold for every trial."""
+    space: tuple[Dimension, ...]
+    seed: int = 0
+    """Of the proposals; every trial trains with the seed in ``settings``."""
+
+    @property
+    def options(self) -> SearchOptions:
+        """Return the options that hold for every trial."""
+        data_dir = self.given.get("data_dir")
+        return SearchOptions(**{**self.given, "data_dir": None if data_dir is None else Path(data_dir)})
+
+    def command(self, params: dict[str, Value]) -> str:
+        """Return the command that trains with ``params``, in full."""
+        settings = {
+            name: value for name, value in self.settings.items() if name in ("max_epochs", "learning_rate", "seed")
+        }
+        return f"memplan train {flags({**self.given, **settings, **params})}"
+
+
+class Trial(BaseModel):
+    """A trial that ended; a line of trials.jsonl."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    trial: int
+    params: dict[str, bool | int | float | str]
+    state: TrialState
+    valid_mrr: float | None = None
+    """The best of its validations."""
+    curve: tuple[tuple[int, float], ...] = Field(default=())
+    """Epoch and valid MRR of each validation."""
+    planned_bytes: int | None = None
+    measured_bytes: int | None = None
+    seconds: float = 0.0
+    """Of training, all sittings together, validations not counted."""
+    why: str = ""
+    """What stood in the way, where it neither finished nor fell behind."""
+
+
+def new_folder(name: str) -> Path:
+    """Return a folder in sweeps/ that is not there yet."""
+    first = folder = SWEEPS / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    n = 2
+    while folder.exists():
+        folder = first.with_name(f"{first.name}-{n}")
+        n += 1
+    return folder
+
+
+def new_sweep(folder: Path, given: SearchOptions, settings: dict[str, Any], space: list[Dimension], seed: int) -> Sweep:
+    """Make a sweep's folder and return what it searches.
+
+    Raises:
+        UsageError: a setting is both searched and given.
+        MemplanError: there is something of that name, or it cannot be written.
+    """
+    held = {name: value for name, value in vars(given).items() if value not in (None, False)}
+    held = {name: str(value) if isinstance(value, Path) else value for name, value in held.items()}
+    # --no-unit-norm and --time-emb are False, and said.
+    held |= {name: value for name in ("unit_norm", "no_time_emb") if (value := getattr(given, name)) is not None}
+    kept = {name: value for name, value in settings.items() if value is not None}
+    both = [dimension.name for dimension in space if dimension.name in held or dimension.name in kept]
+    if both:
+        raise UsageError(f"{both[0]} is both given and searched over; leave one out")
+    sweep = Sweep(given=held, settings=kept, space=tuple(space), seed=seed)
+    try:
+        folder.mkdir(parents=True)
+        (folder / "sweep.json").write_text(sweep.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    except FileExistsError:
+        raise MemplanError(f"{folder}: there is a sweep already; --resume {folder} goes on with it") from None
+    except OSError as error:
+        raise MemplanError(f"{folder}: cannot be made: {error.strerror}; choose another with --sweep-dir") from None
+    return sweep
+
+
+def read_sweep(folder: Path) -> Sweep:
+    """Return what the sweep in ``folder`` searches.
+
+    Raises:
+        MemplanError: there is none.
+    """
+    try:
+        values = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        raise MemplanError(f"{folder}: no sweep; it has no sweep.json that can be read") from None
+    return validated(Sweep, values)
+
+
+def read_trials(folder: Path) -> list[Trial]:
+    """Return the trials that ended, in order; half a line at the end is left out."""
+    return [validated(Trial, line) for line in read_lines(folder / TRIALS_FILE)]
+
+
+class Watcher:
+    """Decides when the trial under way ends early. Told of its validations by whoever trains it."""
+
+    def __init__(self, trial: optuna.trial.Trial, must_stop: Callable[[], bool]) -> None:
+        self._trial, self._must_stop = trial, must_stop
+        self.curve: list[tuple[int, float]] = []
+        self.is_pruned = False
+
+    def validated(self, epoch: int, mrr: float) -> None:
+        """Take note of a validation."""
+        self.curve.append((epoch, mrr))
+        self._trial.report(mrr, epoch)
+        self.is_pruned = self._trial.should_prune()
+
+    def should_stop(self) -> bool:
+        """Return whether the run is to end here."""
+        return self.is_pruned or self._must_stop()
+
+
+Train = Callable[[SearchOptions, dict[str, Any], Path, Watcher], Trial | None]
+"""Trains a trial with these options and settings in this folder; None where it was stopped before its end."""
+
+
+def search(
+    folder: Path,
+    sweep: Sweep,
+    train: Train,
+    *,
+    max_trials: int | None,
+    must_stop: Callable[[], bool],
+    on_end: Callable[[Trial], None],
+) -> None:
+    """Run trials until there are ``max_trials``, or until ``must_stop``.
+
+    Raises:
+        MemplanError: Optuna is not installed.
+    """
+    optuna = require_optuna()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    distributions = {dimension.name: _distribution(dimension) for dimension in sweep.space}
+    while not must_stop():
+        ended = read_trials(folder)
+        number = len(ended)
+        if max_trials is not None and number >= max_trials:
+            return
+        sampler = optuna.samplers.TPESampler(seed=_seed(sweep.seed, number))
+        pruner = optuna.pruners.MedianPruner(STARTUP_TRIALS)
+        study = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner)
+        study.add_trials([_frozen(trial, distributions) for trial in ended])
+        proposed = study.ask(distributions)
+        params = {dimension.name: _rounded(proposed.params[dimension.name], dimension) for dimension in sweep.space}
+        options: dict[str, Any] = {
+            name: str(value) if name == "rank" else value for name, value in params.items() if _is_option(name)
+        }
+        settings = {**sweep.settings, **{name: value for name, value in params.items() if not _is_option(name)}}
+        trial_folder = folder / "trials" / f"{number:04}"
+        watcher = Watcher(proposed, must_stop)
+        found = train(dataclasses.replace(sweep.options, **options), settings, trial_folder, watcher)
+        if found is None:
+            return
+        found = found.model_copy(update={"trial": number, "params": params})
+        with (folder / TRIALS_FILE).open("a", encoding="utf-8") as file:
+            file.write(found.model_dump_json() + "\n")
+        shutil.rmtree(trial_folder / "checkpoint", ignore_errors=True)
+        on_end(found)
+
+
+def best_first(trials: list[Trial]) -> list[Trial]:
+    """Return the trials by their valid MRR, those without one last."""
+    return sorted(trials, key=lambda trial: (trial.valid_mrr is None, -(trial.valid_mrr or 0.0), trial.trial))
+
+
+def require_optuna() -> Any:
+    """Return Optuna.
+
+    Raises:
+        MemplanError: it is not installed.
+    """
+    try:
+        import optuna
+    except ImportError:
+        raise MemplanError("memplan sweep needs Optuna: pip install 'memplan-tkbc[sweep]'") from None
+    return optuna
+
+
+def _is_option(name: str) -> bool:
+    return name in {field.name for field in dataclasses.fields(JobOptions)}
+
+
+def _distribution(dimension: Dimension) -> BaseDistribution:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if not isinstance(dimension, Range):
+        return CategoricalDistribution(dimension.values)
+    if dimension.is_whole:
+        return IntDistribution(int(dimension.low), int(dimension.high), log=dimension.is_log)
+    return FloatDistribution(dimension.low, dimension.high, log=dimension.is_log)
+
+
+def _frozen(trial: Trial, distributions: dict[str, BaseDistribution]) -> optuna.trial.FrozenTrial:
+    from optuna.trial import TrialState, create_trial
+
+    # One that could not be trained counts as one that fell behind at once: proposals keep away from there.
+    is_finished = trial.state == "finished"
+    return create_trial(
+        params=trial.params,
+        distributions=distributions,
+        value=trial.valid_mrr if is_finished else None,
+        intermediate_values=dict(trial.curve),
+        state=TrialState.COMPLETE if is_finished else TrialState.PRUNED,
+    )
+
+
+def _seed(seed: int, number: int) -> int:
+    import numpy as np
+
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+
+
+def _rounded(value: Value, dimension: Dimension) -> Value:
+    """Return a value with three digits, so that the command that repeats a trial can be read, and typed."""
+    if not isinstance(value, float) or not isinstance(dimension, Range):
+        return value
+    rounded = float(f"{value:.3g}")
+    return rounded if dimension.low <= rounded <= dimension.high else value
+
+
+def deadline(minutes: float | None) -> Callable[[], bool]:
+    """Return what says whether ``minutes`` from now have passed; never where that is None."""
+    if minutes is None:
+        return lambda: False
+    end = time.monotonic() + 60 * minutes
+    return lambda: time.monotonic() >= end
