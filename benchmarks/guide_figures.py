@@ -33,7 +33,7 @@ def main() -> None:
     for claim in {(c.dataset, c.rank, c.batch_size): c for c in CLAIMS}.values():
         shape = find_dataset(claim.dataset).shape
         for scoring in ("materialized", "fused"):
-            settings = {**find_recipe(claim.dataset, "TNTPairRE").settings, "rank": claim.rank}
+            settings = {**find_recipe(claim.dataset, "TNTPairRE", "guide").settings, "rank": claim.rank}
             workload = build_workload(
                 shape, model="TNTPairRE", scoring=scoring, threads=torch.get_num_threads(), eval_batch_size=1,
                 **{**settings, "batch_size": claim.batch_size},

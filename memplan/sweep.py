@@ -58,10 +58,7 @@ class Sweep(BaseModel):
 
     def command(self, params: dict[str, Value]) -> str:
         """Return the command that trains with ``params``, in full."""
-        settings = {
-            name: value for name, value in self.settings.items() if name in ("max_epochs", "learning_rate", "seed")
-        }
-        return f"memplan train {flags({**self.given, **settings, **params})}"
+        return f"memplan train {flags({**self.given, **self.settings, **params})}"
 
 
 class Trial(BaseModel):
@@ -199,10 +196,16 @@ def search(
         if found is None:
             return
         found = found.model_copy(update={"trial": number, "params": params})
-        with (folder / TRIALS_FILE).open("a", encoding="utf-8") as file:
-            file.write(found.model_dump_json() + "\n")
+        _keep(folder, [*ended, found])
         shutil.rmtree(trial_folder / "checkpoint", ignore_errors=True)
         on_end(found)
+
+
+def _keep(folder: Path, trials: list[Trial]) -> None:
+    # Whole and renamed: a line appended behind half a line, left by a kill, would be lost with it.
+    new = folder / f"{TRIALS_FILE}.new"
+    new.write_text("".join(trial.model_dump_json() + "\n" for trial in trials), encoding="utf-8")
+    new.replace(folder / TRIALS_FILE)
 
 
 def best_first(trials: list[Trial]) -> list[Trial]:

@@ -24,7 +24,7 @@ def test_every_row_of_the_page_is_the_planner_s_own_figure() -> None:
         shape = find_dataset(claim.dataset).shape
         assert int(tensor.replace(",", "")) == 4 * claim.batch_size * shape.n_entities * claim.rank
         for scoring, figure in (("materialized", plain), ("fused", fused)):
-            settings = {**find_recipe(claim.dataset, "TNTPairRE").settings, "rank": claim.rank}
+            settings = {**find_recipe(claim.dataset, "TNTPairRE", "guide").settings, "rank": claim.rank}
             settings["batch_size"] = claim.batch_size
             workload = build_workload(
                 shape, model="TNTPairRE", scoring=scoring, threads=2, eval_batch_size=1, **settings

@@ -1,0 +1,173 @@
+"""Redo the results that the README and docs/results.md state, each by the memplan command that is printed and kept.
+
+python benchmarks/reproduce.py NAME ... [--data-dir DIR] [--runs DIR] [--again]
+
+NAME: tntcomplex, tntpairre, guide, ablation or tradeoff; all where none is given. ICEWS14 must be there (``memplan
+datasets download ICEWS14``). A run that is finished is not made again, one that was interrupted goes on. ``--again``
+makes every run a second time from scratch, in a folder of its own, and keeps both results. Figures are kept in
+benchmarks/results/reproduced.json, and written into the tables of docs/results.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shlex
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from memplan.runs import read_lines, read_object
+
+ROOT = Path(__file__).resolve().parents[1]
+KEPT = ROOT / "benchmarks" / "results" / "reproduced.json"
+PAGE = ROOT / "docs" / "results.md"
+ABLATED = "--rank 100 --batch-size 1000 --emb-reg 0.01 --no-unit-norm --max-epochs 15"
+"""The same for every model and score, so that nothing else differs."""
+
+
+class Cell(NamedTuple):
+    """One run: how it is called in the tables, and what ``memplan train --dataset ICEWS14`` is given."""
+
+    label: str
+    options: str
+
+
+EXPERIMENTS: dict[str, list[Cell]] = {
+    "tntcomplex": [Cell("TNTComplEx, rank 156", "--model TNTComplEx")],
+    "tntpairre": [Cell("TNTPairRE, rank 280", "--model TNTPairRE")],
+    "guide": [Cell("TNTPairRE, the guide's settings", "--model TNTPairRE --recipe guide")],
+    "ablation": [
+        Cell(f"{model} {score}", f"--model {model} --score {score} {ABLATED}")
+        for model in ("PairRE", "TPairRE", "TNTPairRE")
+        for score in ("l1", "l2", "dot")
+    ],
+    "tradeoff": [
+        Cell(
+            f"rank={rank}, batch={batch}",
+            f"--model TNTPairRE --score l1 {ABLATED}".replace("--rank 100", f"--rank {rank}").replace(
+                "--batch-size 1000", f"--batch-size {batch}"
+            ),
+        )
+        for rank, batch in ((100, 1000), (100, 256), (64, 512), (50, 256))
+    ],
+}
+
+
+def main() -> None:
+    """Make the runs that are asked for, keep their figures, and write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", choices=[[], *EXPERIMENTS], metavar="NAME")
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--runs", type=Path, default=Path("runs/reproduced"))
+    parser.add_argument("--again", action="store_true")
+    asked = parser.parse_args()
+    kept = read_object(KEPT)
+    for name in asked.names or EXPERIMENTS:
+        for cell in EXPERIMENTS[name]:
+            figures = _figures(_run(cell, asked.runs / ("again" if asked.again else "first"), asked.data_dir), cell)
+            rows = {row["label"]: row for row in kept.get(name, [])}
+            if asked.again:
+                rows[cell.label] = {**rows.get(cell.label, figures), "again": figures["test"]}
+            else:
+                before = {k: v for k, v in rows.get(cell.label, {}).items() if k == "again"}
+                rows[cell.label] = {**figures, **before}
+            kept = {**read_object(KEPT), name: [rows[c.label] for c in EXPERIMENTS[name] if c.label in rows]}
+            KEPT.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+    if PAGE.exists():
+        PAGE.write_text(with_tables(PAGE.read_text(encoding="utf-8"), kept), encoding="utf-8")
+
+
+def _run(cell: Cell, runs: Path, data_dir: Path | None) -> Path:
+    """Return the folder of the cell's finished run."""
+    folder = runs / re.sub(r"\W+", "-", cell.options).strip("-").lower()
+    if any("test" in line for line in read_lines(folder / "metrics.jsonl")):
+        return folder
+    words = ["--resume", str(folder)] if folder.exists() else [*_words(cell), "--run-dir", str(folder)]
+    if data_dir is not None:
+        words += ["--data-dir", str(data_dir)]
+    print(f"memplan train {shlex.join(words)}", flush=True)
+    subprocess.run([sys.executable, "-m", "memplan.cli", "train", *words], check=True)
+    return folder
+
+
+def _words(cell: Cell) -> list[str]:
+    words = shlex.split(f"--dataset ICEWS14 {cell.options}")
+    if "--model PairRE" in cell.options:
+        return [*words, "--time-reg", "0"]  # no time to regularize
+    return words
+
+
+def _figures(folder: Path, cell: Cell) -> dict[str, Any]:
+    plan, config = read_object(folder / "plan.json"), read_object(folder / "config.json")
+    lines = read_lines(folder / "metrics.jsonl")
+    epochs = [line for line in lines if "loss" in line]
+    (test,) = [line for line in lines if "test" in line]
+    peak = read_object(folder / "memory_check.json")["peak"]
+    return {
+        "label": cell.label,
+        "command": f"memplan train {shlex.join(_words(cell))}",
+        "rank": plan["rank"],
+        "batch_size": plan["batch_size"],
+        "settings": {
+            name: plan["workload"][name] for name in ("score", "optimizer", "emb_reg", "time_reg", "unit_norm")
+        },
+        "learning_rate": config["learning_rate"],
+        "seed": config["seed"],
+        "versions": config["versions"],
+        "threads": os.environ.get("OMP_NUM_THREADS", "all"),
+        "predicted_bytes": peak["predicted"]["requested_bytes"],
+        "measured_bytes": peak["measured"]["requested_bytes"],
+        "seconds_per_epoch": round(statistics.median(line["seconds"] for line in epochs), 1),
+        "loss": [round(line["loss"], 4) for line in epochs],
+        "valid_mrr": {str(line["epoch"]): round(line["valid"]["both"]["mrr"], 4) for line in epochs if line["valid"]},
+        "epochs": len(epochs),
+        "best_epoch": test["best_epoch"],
+        "test": {name: round(value, 4) for name, value in test["test"]["both"].items()},
+    }
+
+
+def with_tables(page: str, kept: dict[str, Any]) -> str:
+    """Return the page with each ``<!-- table NAME -->`` followed by that experiment's table, as it is kept."""
+    for name, rows in kept.items():
+        pattern = re.compile(rf"(<!-- table {name} -->\n)(?:\n?\|.*\n)*")
+        page = pattern.sub(lambda found, rows=rows: found[1] + "\n" + _table(rows), page)  # type: ignore[misc]
+    return page
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    columns: tuple[str, ...] = (
+        "",
+        "predicted B",
+        "measured B",
+        "s/epoch",
+        "epochs",
+        "test MRR",
+        "Hits@1",
+        "Hits@3",
+        "Hits@10",
+        "MRR again",
+    )
+    lines = [columns, ("---", *("---:" for _ in columns[1:]))]
+    for row in rows:
+        test, again = row["test"], row.get("again")
+        lines.append(
+            (
+                row["label"],
+                f"{row['predicted_bytes']:,}",
+                f"{row['measured_bytes']:,}",
+                f"{row['seconds_per_epoch']:.1f}",
+                f"{row['best_epoch']} of {row['epochs']}",
+                *(f"{test[key]:.4f}" for key in ("mrr", "hits_at_1", "hits_at_3", "hits_at_10")),
+                "" if again is None else f"{again['mrr']:.4f}",
+            )
+        )
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+if __name__ == "__main__":
+    main()
