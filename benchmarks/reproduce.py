@@ -5,7 +5,7 @@ python benchmarks/reproduce.py NAME ... [--data-dir DIR] [--runs DIR] [--again]
 NAME: tntcomplex, tntpairre, guide, ablation or tradeoff; all where none is given. ICEWS14 must be there (``memplan
 datasets download ICEWS14``). A run that is finished is not made again, one that was interrupted goes on. ``--again``
 makes every run a second time from scratch, in a folder of its own, and keeps both results. Figures are kept in
-benchmarks/results/reproduced.json, and written into the tables of docs/results.md.
+benchmarks/results/reproduced.json and written into the tables of docs/.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from memplan.runs import read_lines, read_object
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / "benchmarks" / "results" / "reproduced.json"
-PAGE = ROOT / "docs" / "results.md"
+PAGES = (ROOT / "docs" / "results.md", ROOT / "docs" / "huong-dan.vi.md")
 ABLATED = "--rank 100 --batch-size 1000 --emb-reg 0.01 --no-unit-norm --max-epochs 15"
 """The same for every model and score, so that nothing else differs."""
 
@@ -78,8 +78,8 @@ def main() -> None:
                 rows[cell.label] = {**figures, **before}
             kept = {**read_object(KEPT), name: [rows[c.label] for c in EXPERIMENTS[name] if c.label in rows]}
             KEPT.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
-    if PAGE.exists():
-        PAGE.write_text(with_tables(PAGE.read_text(encoding="utf-8"), kept), encoding="utf-8")
+    for page in PAGES:
+        page.write_text(with_tables(page.read_text(encoding="utf-8"), kept), encoding="utf-8")
 
 
 def _run(cell: Cell, runs: Path, data_dir: Path | None) -> Path:
@@ -132,11 +132,13 @@ def _figures(folder: Path, cell: Cell) -> dict[str, Any]:
 
 
 def with_tables(page: str, kept: dict[str, Any]) -> str:
-    """Return the page with each ``<!-- table NAME -->`` followed by that experiment's table, as it is kept."""
-    for name, rows in kept.items():
-        pattern = re.compile(rf"(<!-- table {name} -->\n)(?:\n?\|.*\n)*")
-        page = pattern.sub(lambda found, rows=rows: found[1] + "\n" + _table(rows), page)  # type: ignore[misc]
-    return page
+    """Return the page with each ``<!-- table NAME ... -->`` followed by the table of these experiments, as kept."""
+
+    def filled(found: re.Match[str]) -> str:
+        rows = [row for name in found[2].split() for row in kept.get(name, [])]
+        return f"{found[1]}\n{_table(rows)}" if rows else found[0]
+
+    return re.sub(r"(<!-- table ([a-z ]+) -->\n)(?:\n?\|.*\n)*", filled, page)
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
