@@ -7,7 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from memplan.commands import known, machine, planning, training
+from memplan.commands import known, machine, planning, training, using
 from memplan.errors import MemplanError
 
 
@@ -45,6 +45,9 @@ for command in (
     training.evaluate,
     training.runs,
     training.monitor,
+    using.predict,
+    using.nearest,
+    using.export,
     machine.devices,
     known.models,
 ):
