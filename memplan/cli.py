@@ -48,6 +48,7 @@ for command in (
     using.predict,
     using.nearest,
     using.export,
+    using.report,
     machine.devices,
     known.models,
 ):

@@ -98,3 +98,15 @@ def export(
 
     tables = export_command(run, file, data_dir, force=force)
     typer.echo(f"{file} holds {', '.join(f'{name} ({rows:,} rows)' for name, rows in tables.items())}")
+
+
+def report(
+    run: Run,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to; else report.html in its folder.")
+    ] = None,
+) -> None:
+    """Write a run on one HTML page: quality, learning curves, plan, memory, settings, the command that repeats it."""
+    from memplan.page import write_page
+
+    typer.echo(f"the report is {write_page(run, output)}")
