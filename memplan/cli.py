@@ -7,7 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from memplan.commands import known, machine, planning, sweeping, training
+from memplan.commands import known, machine, planning, sweeping, training, using
 from memplan.errors import MemplanError
 
 
@@ -46,6 +46,10 @@ for command in (
     training.evaluate,
     training.runs,
     training.monitor,
+    using.predict,
+    using.nearest,
+    using.export,
+    using.report,
     machine.devices,
     known.models,
     known.recipes,

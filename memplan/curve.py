@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -52,6 +54,46 @@ def sparkline(points: list[Point], width: int) -> str:
         top = max(point.total for point in points[start : max(stop, start + 1)])
         line.append(BLOCKS[min(len(BLOCKS) - 1, top * len(BLOCKS) // max(1, highest))])
     return "".join(line)
+
+
+def segments(phases: Sequence[str]) -> list[tuple[str, int, int]]:
+    """Return each stretch of one phase as (phase, first index, index after the last)."""
+    found, at = [], 0
+    for phase, group in groupby(phases):
+        length = len(list(group))
+        found.append((phase, at, at + length))
+        at += length
+    return found
+
+
+def aligned(points: Sequence[Point], measured: Sequence[tuple[str, int]]) -> tuple[list[float], list[int]]:
+    """Return where each measured point belongs on the predicted axis: phase by phase, evenly inside each.
+
+    The prediction tells the first micro-batch and the last, ragged one; a phase's n-th stretch is set over the measured
+    n-th, its last over the measured last.
+    """
+    predicted = segments([point.phase for point in points])
+    found = segments([phase for phase, _ in measured])
+    stretches: dict[str, list[tuple[int, int]]] = {}
+    for phase, start, stop in found:
+        stretches.setdefault(phase, []).append((start, stop))
+    times: dict[str, int] = {}
+    for phase, _, _ in predicted:
+        times[phase] = times.get(phase, 0) + 1
+    seen: dict[str, int] = {}
+    xs: list[float] = []
+    ys: list[int] = []
+    for phase, start, stop in predicted:
+        seen[phase] = seen.get(phase, 0) + 1
+        if phase not in stretches:
+            continue
+        of_phase = stretches[phase]
+        is_last = times[phase] > 1 and seen[phase] == times[phase]
+        first, after = of_phase[-1] if is_last else of_phase[min(seen[phase], len(of_phase)) - 1]
+        for i in range(first, after):
+            xs.append(start + (stop - start) * (i - first) / (after - first))
+            ys.append(measured[i][1])
+    return xs, ys
 
 
 class MeasuredCurve(BaseModel):

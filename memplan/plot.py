@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
 from pathlib import Path
 
-from memplan.curve import Point, curve
+from memplan.curve import aligned, curve, segments
 from memplan.errors import MemplanError, UsageError
 from memplan.ledger import KINDS, Kind
 from memplan.programs.step import one_step
@@ -60,13 +59,13 @@ def plot_step(
     )
     highest = max(point.total for point in points)
     if measured:
-        xs, ys = _aligned(points, measured)
+        xs, ys = aligned(points, measured)
         axes.step(xs, [y / mib for y in ys], where="post", color="black", linewidth=1, linestyle="--", label="measured")
         highest = max(highest, *ys)
     if budget_bytes is not None and budget_bytes < 3 * highest:
         axes.axhline(budget_bytes / mib, color="#aa3377", linewidth=1.5, label=f"budget {format_bytes(budget_bytes)}")
         highest = max(highest, budget_bytes)
-    for phase, start, stop in _segments([point.phase for point in points]):
+    for phase, start, stop in segments([point.phase for point in points]):
         axes.axvline(start, color="white", linewidth=0.6)
         if stop - start < len(points) / 50:
             continue  # its name would lie on its neighbour's
@@ -85,43 +84,3 @@ def plot_step(
         figure.savefig(path, dpi=150)
     except OSError as error:
         raise MemplanError(f"--plot {path}: cannot be written: {error.strerror or error}") from None
-
-
-def _segments(phases: Sequence[str]) -> list[tuple[str, int, int]]:
-    """Return each stretch of one phase as (phase, first index, index after the last)."""
-    found, at = [], 0
-    for phase, group in groupby(phases):
-        length = len(list(group))
-        found.append((phase, at, at + length))
-        at += length
-    return found
-
-
-def _aligned(points: Sequence[Point], measured: Sequence[tuple[str, int]]) -> tuple[list[float], list[int]]:
-    """Return where each measured point belongs on the predicted axis: phase by phase, evenly inside each.
-
-    The prediction tells the first micro-batch and the last, ragged one; a phase's n-th stretch is set over the measured
-    n-th, its last over the measured last.
-    """
-    predicted = _segments([point.phase for point in points])
-    found = _segments([phase for phase, _ in measured])
-    stretches: dict[str, list[tuple[int, int]]] = {}
-    for phase, start, stop in found:
-        stretches.setdefault(phase, []).append((start, stop))
-    times: dict[str, int] = {}
-    for phase, _, _ in predicted:
-        times[phase] = times.get(phase, 0) + 1
-    seen: dict[str, int] = {}
-    xs: list[float] = []
-    ys: list[int] = []
-    for phase, start, stop in predicted:
-        seen[phase] = seen.get(phase, 0) + 1
-        if phase not in stretches:
-            continue
-        of_phase = stretches[phase]
-        is_last = times[phase] > 1 and seen[phase] == times[phase]
-        first, after = of_phase[-1] if is_last else of_phase[min(seen[phase], len(of_phase)) - 1]
-        for i in range(first, after):
-            xs.append(start + (stop - start) * (i - first) / (after - first))
-            ys.append(measured[i][1])
-    return xs, ys

@@ -1,4 +1,4 @@
-"""Plans, estimates and checks as tables for a terminal; the same text without colour in a pipe."""
+"""Estimates and plans as text for a terminal, and what such texts are made of; the same without colour in a pipe."""
 
 from __future__ import annotations
 
@@ -11,18 +11,15 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from memplan.calibration import Calibration
-from memplan.comparison import Row
 from memplan.curve import curve, sparkline
 from memplan.devices import Target
-from memplan.gpus import GPUS
-from memplan.plan import Estimate, Knob, MemoryCheck, Plan, TensorAtPeak
+from memplan.plan import Estimate, Knob, Plan, TensorAtPeak
 from memplan.programs.step import one_step
 from memplan.units import format_bytes, format_count, format_mib_up
 from memplan.workload import Workload
 
 if TYPE_CHECKING:
-    from memplan.runs import RunInfo
+    pass
 
 SHOWN_TENSORS = 8
 CURVE_WIDTH = 64
@@ -59,7 +56,7 @@ def estimate_report(estimate: Estimate, target: Target, *, explain: bool) -> Ren
 
 def plan_report(plan: Plan, target: Target) -> RenderableType:
     """Return the chosen plan, why it was chosen, and what was looked at besides."""
-    chosen = _table("", ("micro-batch", ">"), ("steps", ">"), ("chunk", ">"), ("scoring", "<"), ("memory", ">"),
+    chosen = new_table("", ("micro-batch", ">"), ("steps", ">"), ("chunk", ">"), ("scoring", "<"), ("memory", ">"),
                     ("s/epoch", ">"), ("verdict", "<"))  # fmt: skip
     chosen.add_row(
         Text("chosen", style="bold"),
@@ -68,7 +65,7 @@ def plan_report(plan: Plan, target: Target) -> RenderableType:
         str(plan.chunk_size),
         plan.scoring,
         format_bytes(plan.peak.device_bytes),
-        _seconds(plan.seconds_per_epoch),
+        seconds_text(plan.seconds_per_epoch),
         "fits",
     )
     for other in plan.alternatives:
@@ -79,7 +76,7 @@ def plan_report(plan: Plan, target: Target) -> RenderableType:
             str(other.chunk_size),
             other.scoring,
             format_bytes(other.device_bytes),
-            _seconds(other.seconds_per_epoch),
+            seconds_text(other.seconds_per_epoch),
             other.reason,
         )
     return Group(
@@ -112,134 +109,6 @@ def plan_summary(plan: Plan, target: Target) -> RenderableType:
     )
 
 
-def check_report(check: MemoryCheck) -> RenderableType:
-    """Return predicted against measured memory, phase by phase."""
-    table = _table("memory", ("predicted B", ">"), ("measured B", ">"), ("error", ">"))
-    for row in [*check.phases, check.peak]:
-        table.add_row(
-            Text(row.name, style="bold" if row is check.peak else ""),
-            format_count(row.predicted.requested_bytes),
-            format_count(row.measured.requested_bytes),
-            "exact" if row.relative_error == 0 else f"{row.relative_error:+.3%}",
-        )
-    return table
-
-
-def comparison_report(rows: list[Row], target: Target) -> RenderableType:
-    """Return the grid of a comparison."""
-    is_guide = any(row.claim is not None for row in rows)
-    columns = [("batch", ">"), ("scoring", "<"), ("tensors", ">"), ("on the device", ">"), ("s/epoch", ">")]
-    columns += [("here", "<"), ("on GPUs", "<")]
-    if is_guide:
-        table = _table(
-            "where in the guide", ("dataset", "<"), ("it says", ">"), ("one tensor", ">"), ("rank", ">"), *columns
-        )
-    else:
-        table = _table("rank", *columns)
-    for row in rows:
-        cells: list[str | Text] = []
-        if row.claim is not None:
-            again = row.scoring != "materialized"  # the configuration's second row
-            cells = ["", "", "", ""] if again else [
-                row.claim.place, row.claim.dataset, row.claim.says, f"{row.tensor_bytes / 1e9:.2f} GB"
-            ]  # fmt: skip
-        table.add_row(
-            *cells,
-            str(row.rank),
-            str(row.batch_size),
-            row.scoring,
-            # The guide counts in GB; so that its figures stand beside ours, so do we.
-            *(
-                f"{n_bytes / 1e9:.2f} GB" if is_guide else format_bytes(n_bytes)
-                for n_bytes in (row.requested_bytes, row.device_bytes)
-            ),
-            _seconds(row.seconds_per_epoch),
-            Text("fits", style="green") if row.fits else Text("does not fit", style="bold red"),
-            _on_gpus(row.gpus),
-        )
-    budget = f"here: {target.name}, budget {format_bytes(target.budget_bytes)} ({target.budget_source})"
-    note = "training memory, the whole batch at once; s/epoch orders rows by a cost model, no promise of speed"
-    return Group(table, Text(budget), Text(note, style="dim"))
-
-
-def _on_gpus(fitting: tuple[str, ...]) -> str:
-    """Return how many of the catalog's GPUs, and the smallest of them."""
-    if not fitting:
-        return f"none of {len(GPUS)}"
-    smallest = min((GPUS[name] for name in fitting), key=lambda gpu: gpu.memory_bytes)
-    size = f"from {smallest.memory_bytes // 2**30} GiB ({smallest.name})"
-    return f"all {len(GPUS)}" if len(fitting) == len(GPUS) else f"{len(fitting)} of {len(GPUS)}, {size}"
-
-
-def calibration_report(found: Calibration) -> RenderableType:
-    """Return a device's measured figures."""
-    table = _table(found.device, ("measured", ">"))
-    table.add_row("matrix products", f"{found.flops_per_second / 1e9:,.1f} GFLOP/s")
-    table.add_row("element-wise traffic", f"{found.bytes_per_second / 1e9:,.1f} GB/s")
-    table.add_row("writing new tensors", f"{found.fresh_bytes_per_second / 1e9:,.1f} GB/s")
-    table.add_row("the smallest operation", f"{found.launch_seconds * 1e6:,.2f} µs")
-    if found.l1_terms_per_second is not None and found.l1_gradient_terms_per_second is not None:
-        table.add_row("fused L1, terms forward", f"{found.l1_terms_per_second / 1e9:,.1f} G/s")
-        table.add_row("fused L1, terms backward", f"{found.l1_gradient_terms_per_second / 1e9:,.1f} G/s")
-    if found.context_bytes is not None:
-        table.add_row("CUDA context and modules", format_bytes(found.context_bytes))
-    if found.workspace_bytes is not None:
-        table.add_row("cuBLAS workspace", format_bytes(found.workspace_bytes))
-    return table
-
-
-def verification_report(found: list[tuple[Workload, MemoryCheck]]) -> RenderableType:
-    """Return a table of errors, worst first, cut where they are all exact, and how many were."""
-    exact = sum(all(phase.relative_error == 0 for phase in check.phases) for _, check in found)
-    table = _table("workload", ("predicted B", ">"), ("measured B", ">"), ("error", ">"))
-    for workload, check in found[:SHOWN_TENSORS]:
-        table.add_row(
-            _short(workload),
-            format_count(check.peak.predicted.requested_bytes),
-            format_count(check.peak.measured.requested_bytes),
-            "exact" if check.peak.relative_error == 0 else f"{check.peak.relative_error:+.4%}",
-        )
-    return Group(table, Text(f"{exact} of {len(found)} workloads exact to the byte in every phase; worst first above"))
-
-
-def _short(workload: Workload) -> str:
-    how = f"{workload.model} {workload.score} {workload.scoring} {workload.precision} {workload.optimizer}"
-    sizes = {
-        "N": workload.n_entities,
-        "d": workload.rank,
-        "B": workload.batch_size,
-        "b": workload.micro_batch_size,
-        "C": workload.chunk_size,
-    }
-    return " ".join([how, *(f"{name}={size}" for name, size in sizes.items())])
-
-
-def runs_listing(runs: Iterable[RunInfo]) -> tuple[Sequence[str], list[Sequence[str]]]:
-    """Return columns and rows of a listing of runs."""
-    columns = ("run", "state", "model", "dataset", "rank>", "batch>", "micro-batch>", "chunk>", "scoring", "planned>",
-               "measured>", "epochs>", "valid MRR>", "test MRR>")  # fmt: skip
-    rows: list[Sequence[str]] = [
-        (
-            run.folder.name,
-            run.state,
-            run.model,
-            Path(run.dataset or "").name,
-            str(run.rank),
-            str(run.batch_size),
-            str(run.micro_batch_size),
-            str(run.chunk_size),
-            run.scoring,
-            format_bytes(run.planned_bytes),
-            "" if run.measured_bytes is None else format_bytes(run.measured_bytes),
-            f"{run.epochs}/{run.max_epochs or '?'}",
-            "" if run.valid_mrr is None else f"{run.valid_mrr:.4f}",
-            "" if run.test_mrr is None else f"{run.test_mrr:.4f}",
-        )
-        for run in runs
-    ]
-    return columns, rows
-
-
 def listing(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> RenderableType:
     """Return a plain listing; columns whose name ends in ``>`` are aligned right."""
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -250,7 +119,8 @@ def listing(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Renderable
     return table
 
 
-def _table(first: str, *columns: tuple[str, str]) -> Table:
+def new_table(first: str, *columns: tuple[str, str]) -> Table:
+    """Return an empty table; each column is a name and the side, ``<`` or ``>``, that it is aligned to."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column(first)
     for name, side in columns:
@@ -315,7 +185,7 @@ def _large_tensors(tensors: list[TensorAtPeak]) -> list[Text]:
 
 
 def _phases(estimate: Estimate) -> Table:
-    table = _table("phase", ("peak", ">"), ("", "<"))
+    table = new_table("phase", ("peak", ">"), ("", "<"))
     highest = max(phase.peak_bytes for phase in estimate.phases)
     for phase in estimate.phases:
         bar = "█" * max(1, round(24 * phase.peak_bytes / max(1, highest)))
@@ -330,7 +200,7 @@ def _curve(workload: Workload) -> Text:
 
 
 def _knobs(found: list[Knob]) -> RenderableType:
-    table = _table("what a knob would save", ("", ">"), ("", "<"))
+    table = new_table("what a knob would save", ("", ">"), ("", "<"))
     for knob in found:
         table.add_row(
             knob.change,
@@ -346,7 +216,7 @@ def _tensors(tensors: list[TensorAtPeak], *, everything: bool) -> Table:
     total = sum(tensor.bytes for tensor in tensors)
     columns = [("shape", "<"), ("dtype", "<"), ("bytes", ">"), ("share", ">")]
     # Who looks closer is told since when each has been there, too.
-    table = _table("alive at the peak", *columns, *([("kind", "<"), ("since", "<")] if everything else []))
+    table = new_table("alive at the peak", *columns, *([("kind", "<"), ("since", "<")] if everything else []))
     shown = tensors if everything else tensors[:SHOWN_TENSORS]
     for tensor in shown:
         table.add_row(
@@ -364,5 +234,6 @@ def _tensors(tensors: list[TensorAtPeak], *, everything: bool) -> Table:
     return table
 
 
-def _seconds(seconds: float) -> str:
+def seconds_text(seconds: float) -> str:
+    """Return seconds as a cost model's figure deserves: two digits, or whole ones."""
     return f"{seconds:.2g}" if seconds < 10 else f"{seconds:,.0f}"

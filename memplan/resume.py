@@ -18,6 +18,7 @@ from memplan.units import format_bytes
 from memplan.workload import validated
 
 if TYPE_CHECKING:
+    from tkbc.data import Dataset
     from tkbc.run_state import RunState
 
 
@@ -144,22 +145,35 @@ def evaluate_command(run: Path, split: str, data_dir: Path | None) -> tuple[str,
     """
     if split not in get_args(Held):
         raise UsageError(f"--split: {split!r} is neither valid nor test")
+    name, state, data = open_checkpoint(run, data_dir)
     from memplan.job import check_device, prepare_torch
+
+    _check_told(state.plan, run)
+    target = resolve(state.plan.workload.device, None)
+    prepare_torch(state.plan, state.settings)
+    check_device(state.plan, target)
+    from tkbc.ranking import rank_with
+
+    return name, rank_with(run / "checkpoint" / name, state.plan, data, cast(Held, split))
+
+
+def open_checkpoint(run: Path, data_dir: Path | None) -> tuple[str, RunState, Dataset]:
+    """Return the name and state of the run's best checkpoint, and its data; what is passed over is told on stderr.
+
+    Raises:
+        MemplanError: the run, its checkpoints or its data cannot be used.
+    """
     from tkbc.checkpoints import Checkpoints
     from tkbc.data import load_dataset
 
+    if not run.is_dir():
+        raise MemplanError(f"{run}: no such run; memplan runs lists those in {RUNS}/")
     checkpoints = Checkpoints(run / "checkpoint")
     console = make_console()
     console.stderr = True
     name = checkpoints.best_or_newest(lambda notice: console.print(notice, soft_wrap=True))
     state = checkpoints.read(name)
-    _check_told(state.plan, run)
-    target = resolve(state.plan.workload.device, None)
     data = load_dataset(state.dataset, data_dir or _data_dir(state))
     if data.sha256 != state.data_sha256:
         raise MemplanError(f"{data.dataset}: not the data that {run} was trained on; it has changed since")
-    prepare_torch(state.plan, state.settings)
-    check_device(state.plan, target)
-    from tkbc.ranking import rank_with
-
-    return name, rank_with(checkpoints.folder / name, state.plan, data, cast(Held, split))
+    return name, state, data

@@ -13,8 +13,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.status import Status
 
 from memplan.plan import MemoryCheck
-from memplan.report import check_report
 from memplan.runs import how_to_resume, memory_line
+from memplan.tables import check_report
 from tkbc.data.dataset import Split
 from tkbc.reporter import EpochReport, MemoryNow, Reporter, Result
 

@@ -27,7 +27,8 @@ def verify(
         rows = [{"workload": v.workload.model_dump(), "check": v.check.model_dump(exclude_none=True)} for v in found]
         print_json({"tolerance": tolerance, "rows": rows})
     else:
-        from memplan.report import make_console, verification_report
+        from memplan.report import make_console
+        from memplan.tables import verification_report
 
         make_console().print(verification_report([(v.workload, v.check) for v in found]))
     if max(abs(v.check.peak.relative_error) for v in found) > tolerance:
@@ -45,7 +46,8 @@ def calibrate(
     if as_json:
         print_json(found)
     else:
-        from memplan.report import calibration_report, make_console
+        from memplan.report import make_console
+        from memplan.tables import calibration_report
 
         make_console().print(calibration_report(found))
         make_console().print(f"kept in {path}", soft_wrap=True)

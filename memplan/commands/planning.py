@@ -122,6 +122,7 @@ def compare(
         writer.writeheader()
         writer.writerows({**row, "gpus": ";".join(row["gpus"])} for row in table)
     else:
-        from memplan.report import comparison_report, make_console
+        from memplan.report import make_console
+        from memplan.tables import comparison_report
 
         make_console().print(comparison_report(rows, target))

@@ -94,8 +94,9 @@ def runs(
     as_json: AsJson = False,
 ) -> None:
     """List past and present runs with their plan, memory and MRR, the newest first."""
-    from memplan.report import listing, make_console, runs_listing
+    from memplan.report import listing, make_console
     from memplan.runs import RUNS, list_runs
+    from memplan.tables import runs_listing
 
     found = list_runs(folder or RUNS)
     if as_json:
