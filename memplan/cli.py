@@ -350,7 +350,7 @@ def datasets(
             (
                 (
                     name,
-                    *(f"{n:,}" for n in entry.shape.model_dump().values()),
+                    *(f"{n:,}" for n in entry.shape.model_dump(exclude={"intervals"}).values()),
                     f"{entry.n_valid:,}",
                     f"{entry.n_test:,}",
                     str(places[name] or ("generated" if name == "demo" else "not here")),

@@ -154,6 +154,9 @@ class GraphOptions(JobOptions):
     n_relations: Annotated[int | None, typer.Option(help="R, without reciprocals.", rich_help_panel=_GRAPH)] = None
     n_timestamps: Annotated[int | None, typer.Option(help="T.", rich_help_panel=_GRAPH)] = None
     n_facts: Annotated[int | None, typer.Option(help="Training facts.", rich_help_panel=_GRAPH)] = None
+    intervals: Annotated[
+        bool | None, typer.Option("--intervals", help="Facts have a begin and an end.", rich_help_panel=_GRAPH)
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,7 +274,7 @@ def _find_graph(given: JobOptions) -> Graph:
     if some and given.dataset is not None:
         raise UsageError("--dataset and a graph given by its counts exclude each other; leave one out")
     if some:
-        missing = [f"--{field.replace('_', '-')}" for field in counts if field not in some]
+        missing = [f"--{field.replace('_', '-')}" for field in counts if field.startswith("n_") and field not in some]
         if missing:
             raise UsageError(f"a graph given by its counts needs all four; add {', '.join(missing)}")
         return Graph(None, validated(Shape, some))
