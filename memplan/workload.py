@@ -119,8 +119,8 @@ class Workload(Shape):
             raise ValueError(f"time_reg: {self.time_reg:g}: {self.model} has no timestamps to regularize; leave it out")
         if self.predicts_time and self.score == "dot" and not traits.is_complex:
             raise ValueError(
-                f"score: {self.model} with dot is quadratic in the timestamp and cannot predict the time of facts that hold "
-                "over intervals; use l1 or l2"
+                f"score: {self.model} with dot is quadratic in the timestamp and cannot predict the time of facts that "
+                "hold over intervals; use l1 or l2"
             )
         if self.batch_size > self.n_examples:
             raise ValueError(
