@@ -17,8 +17,9 @@ class DatasetEntry:
 
     name: str
     shape: Shape
-    n_valid: int
-    n_test: int
+    n_valid: int | None
+    n_test: int | None
+    """None where no source at hand says."""
     source: str
     how_to_get: str = ""
     no_time: bool = False
@@ -101,15 +102,16 @@ DATASETS: dict[str, DatasetEntry] = {
             n_valid=341_961,
             n_test=341_961,
             source="Goel et al. (DE-SimplE), AAAI 2020, arXiv 1907.03143, as published",
-            how_to_get="https://github.com/BorealisAI/de-simple, whose README says where its GDELT is",
+            how_to_get="https://github.com/BorealisAI/de-simple, whose datasets/README.md describes it (its files are "
+            "its authors' to give)",
         ),
         DatasetEntry(
             "Wikidata",
             Shape(n_entities=432_715, n_relations=407, n_timestamps=1_726, n_facts=7_224_361, intervals=True),
-            n_valid=50_000,
-            n_test=50_000,
-            source="Lacroix et al., ICLR 2020, arXiv 2004.04926, by shape: its files were not read here",
-            how_to_get="https://github.com/facebookresearch/tkbc, whose scripts/download_data.sh fetches it",
+            n_valid=None,
+            n_test=None,
+            source="Lacroix et al., ICLR 2020, arXiv 2004.04926, by shape: its files were not at hand",
+            how_to_get="https://github.com/facebookresearch/tkbc, whose scripts/download_data.sh fetches its raw files",
         ),
     )
 }

@@ -285,4 +285,5 @@ def _find_graph(given: JobOptions) -> Graph:
         loaded = load_dataset(dataset, given.data_dir)
         return of_loaded(loaded.dataset, loaded)
     entry = find_dataset(dataset)
-    return Graph(entry.name, entry.shape, 2 * min(entry.n_valid, entry.n_test), entry.no_time)
+    known = [n for n in (entry.n_valid, entry.n_test) if n is not None]
+    return Graph(entry.name, entry.shape, 2 * min(known) if known else None, entry.no_time)
