@@ -15,7 +15,7 @@ from memplan.errors import MemplanError
 from tests.test_cli import fails, read_json
 from tests.test_data import same
 from tests.test_training import ROOT
-from tkbc.data import Dataset, load_dataset
+from tkbc.data import load_dataset
 from tkbc.data.cache import load_folder
 from tkbc.data.dataset import SPLITS
 from tkbc.data.raw import NO_TIME, read_folder
@@ -161,10 +161,6 @@ def test_yago11k_is_what_the_catalog_says(real_data: Path) -> None:
     assert sum(re.fullmatch(r"\d+#+-##-##", date) is not None for date in dates) == 16
     known = [[int(year) for year in re.findall(r"(-?\d+)-[\d#]{2}-", f"{row[3]} {row[4]}")] for row in rows]
     assert sum(len(years) == 2 and years[1] < years[0] for years in known) == 70
-
-
-def timed(graph: Dataset) -> int:
-    return sum(int((graph.split(split)[:, 3] != len(graph.timestamps) - 1).sum()) for split in SPLITS)
 
 
 def sample(real_data: Path, name: str, folder: Path) -> Path:

@@ -39,10 +39,10 @@ class IntervalIndex:
 
     ``groups`` are the distinct keys head · R + relation; ``begins`` holds group · T + begin of every fact, ascending,
     so that one binary search finds a query's group and another the facts in it that have begun. An interval is stored
-    once, however long it is. Arrays are read-only.
+    once, however long it is, and intervals of one (head, relation, tail) that overlap are joined, so that no tail is
+    found twice. Arrays are read-only.
     """
 
-    n_entities: int
     n_relations: int
     n_timestamps: int
     groups: npt.NDArray[np.int64]
@@ -53,19 +53,30 @@ class IntervalIndex:
     @classmethod
     def build(cls, facts: Ids, n_relations: int) -> IntervalIndex:
         """Return the index of ``facts``, (n, 5), whose relations run below ``n_relations``."""
-        n_entities, n_timestamps = int(facts[:, [0, 2]].max()) + 1, int(facts[:, 4].max()) + 1
+        n_timestamps = int(facts[:, 4].max()) + 1
         groups, group = np.unique(_keys(facts, n_relations), return_inverse=True)
-        begins = group.astype(np.int64) * n_timestamps + facts[:, 3]
+        order = np.lexsort((facts[:, 3], facts[:, 2], group))
+        group, tails, begin, end = group[order], facts[order, 2], facts[order, 3], facts[order, 4].astype(np.int64)
+        is_other = np.ones(len(order), dtype=bool)
+        is_other[1:] = (group[1:] != group[:-1]) | (tails[1:] != tails[:-1])
+        # The latest end so far of the same triple: a triple's number times T lies above every end of those before it.
+        offset = np.cumsum(is_other) * n_timestamps
+        latest = np.maximum.accumulate(end + offset) - offset
+        first = is_other.copy()
+        first[1:] |= begin[1:] > latest[:-1]
+        starts = np.flatnonzero(first)
+        ends = np.maximum.reduceat(end, starts).astype(np.int32)
+        begins = group[starts] * np.int64(n_timestamps) + begin[starts]
         order = np.argsort(begins, kind="stable")
-        arrays = groups, begins[order], facts[order, 4], facts[order, 2]
+        arrays = groups, begins[order], ends[order], tails[starts][order]
         for array in arrays:
             array.setflags(write=False)
-        return cls(n_entities, n_relations, n_timestamps, *arrays)
+        return cls(n_relations, n_timestamps, *arrays)
 
     def lookup(self, queries: Ids) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Return every tail that is true at the time of ``queries``, (b, 4), as (row, tail) pairs: two (m,) arrays.
 
-        A fact counts where begin ≤ time ≤ end. Rows are in order and tails without repeats.
+        A fact counts where begin ≤ time ≤ end. Rows are in order; no tail comes twice in one.
         """
         keys = _keys(queries, self.n_relations)
         group = np.minimum(np.searchsorted(self.groups, keys), len(self.groups) - 1)
@@ -76,7 +87,7 @@ class IntervalIndex:
         stops = np.searchsorted(self.begins, group * self.n_timestamps + time, side="right")
         counts = np.where(found, stops - starts, 0)
         sums = np.cumsum(counts)
-        pairs = [np.empty(0, dtype=np.int64)]
+        rows, tails = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int32)]
         first = 0
         while first < len(queries):
             # As many rows as look at no more than a piece together, and at least one.
@@ -86,11 +97,11 @@ class IntervalIndex:
             row = np.repeat(np.arange(first, last), counts[part])
             within = np.arange(len(row)) - np.repeat(sums[part] - counts[part] - looked_at, counts[part])
             at = np.repeat(starts[part], counts[part]) + within
-            holds = self.ends[at] >= queries[row, 3]
-            pairs.append(np.unique(row[holds] * self.n_entities + self.tails[at[holds]]))
+            holds = self.ends[at] >= np.repeat(queries[part, 3], counts[part])
+            rows.append(row[holds])
+            tails.append(self.tails[at[holds]])
             first = last
-        row, tail = np.divmod(np.concatenate(pairs), self.n_entities)
-        return row, tail
+        return np.concatenate(rows), np.concatenate(tails).astype(np.int64)
 
 
 def _keys(facts: Ids, n_relations: int) -> npt.NDArray[np.int64]:
