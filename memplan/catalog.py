@@ -16,8 +16,9 @@ class DatasetEntry:
 
     name: str
     shape: Shape
-    n_valid: int
-    n_test: int
+    n_valid: int | None
+    n_test: int | None
+    """None where no source at hand says."""
     source: str
     how_to_get: str = ""
     no_time: bool = False
@@ -32,6 +33,11 @@ def _mmkb(folder: str, prefix: str) -> str:
 
 
 _GARCIA_DURAN = "García-Durán, Dumančić, Niepert, EMNLP 2018"
+_HYTE = "Dasgupta, Ray, Talukdar (HyTE), EMNLP 2018"
+_FROM_HYTE = (
+    "https://github.com/malllabiisc/HyTE, whose README links the archive: train.txt, valid.txt and test.txt, renamed "
+    "train, valid and test, and beside them entity2id.txt and relation2id.txt"
+)
 
 DEMO = DatasetEntry(
     "demo",
@@ -71,6 +77,40 @@ DATASETS: dict[str, DatasetEntry] = {
             source=f"{_GARCIA_DURAN}, as published",
             how_to_get=_mmkb("yago15k", "yago15k"),
             no_time=True,
+        ),
+        DatasetEntry(
+            "YAGO11k",
+            Shape(n_entities=10_622, n_relations=10, n_timestamps=381, n_facts=16_406, intervals=True),
+            n_valid=2_050,
+            n_test=2_051,
+            source=f"{_HYTE}; counted over its three files, timestamps as docs/data.md reads them",
+            how_to_get=_FROM_HYTE,
+        ),
+        DatasetEntry(
+            "Wikidata12k",
+            # 1709 to 2018: no more timestamps than the span has years; the files may name fewer.
+            Shape(n_entities=12_554, n_relations=24, n_timestamps=310, n_facts=32_497, intervals=True),
+            n_valid=4_062,
+            n_test=4_062,
+            source=f"{_HYTE}, as published; timestamps: the years of its span, an upper bound",
+            how_to_get=_FROM_HYTE,
+        ),
+        DatasetEntry(
+            "GDELT",
+            Shape(n_entities=500, n_relations=20, n_timestamps=366, n_facts=2_735_685),
+            n_valid=341_961,
+            n_test=341_961,
+            source="Goel et al. (DE-SimplE), AAAI 2020, arXiv 1907.03143, as published",
+            how_to_get="https://github.com/BorealisAI/de-simple, whose datasets/README.md describes it (its files are "
+            "its authors' to give)",
+        ),
+        DatasetEntry(
+            "Wikidata",
+            Shape(n_entities=432_715, n_relations=407, n_timestamps=1_726, n_facts=7_224_361, intervals=True),
+            n_valid=None,
+            n_test=None,
+            source="Lacroix et al., ICLR 2020, arXiv 2004.04926, by shape: its files were not at hand",
+            how_to_get="https://github.com/facebookresearch/tkbc, whose scripts/download_data.sh fetches its raw files",
         ),
     )
 }

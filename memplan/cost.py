@@ -23,13 +23,17 @@ def seconds_per_epoch(workload: Workload, rates: Rates) -> float:
     examples = workload.n_examples
     micro_batches = workload.steps_per_epoch * workload.accumulation_steps
     chunks = -(-workload.n_entities // workload.chunk_size)
+    candidates = workload.n_entities
+    if workload.predicts_time:
+        chunks += -(-workload.n_timestamps // workload.time_chunk_size)
+        candidates += workload.n_timestamps
     forward, backward = _score_seconds(workload, rates)
     # With one chunk the scores are kept; with more, each chunk's are computed again in the backward. The chunked
     # scoring's backward builds its graph anew in any case; the materialized one keeps it.
-    forwards = 1 if chunks == 1 else 2
+    forwards = 1 if workload.chunk_size >= workload.n_entities else 2
     if workload.scoring == "chunked":
         forwards += 1
-    scores = examples * workload.n_entities
+    scores = examples * candidates
     per_example = forwards * forward + backward
     launches = workload.steps_per_epoch * LAUNCHES_PER_STEP + micro_batches * (
         LAUNCHES_PER_MICRO_BATCH + chunks * LAUNCHES_PER_CHUNK * forwards

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from memplan.catalog import find_dataset
+from memplan.catalog import DEMO, find_dataset
 from memplan.errors import UsageError
 from memplan.report import make_console
 from memplan.sources import remote_files
@@ -25,7 +25,9 @@ def download_command(name: str, data_dir: Path | None) -> Path:
     entry = find_dataset(name)
     files = remote_files(entry)
     if not files:
-        raise UsageError(f"{entry.name} is generated on the spot; nothing is to be downloaded")
+        if entry is DEMO:
+            raise UsageError(f"{entry.name} is generated on the spot; nothing is to be downloaded")
+        raise UsageError(f"{entry.name} cannot be fetched by this command; it is at {entry.how_to_get}")
     found = find_folder(entry, data_dir)
     if found is not None:
         return found

@@ -162,6 +162,9 @@ class GraphOptions(JobOptions):
     n_relations: Annotated[int | None, typer.Option(help="R, without reciprocals.", rich_help_panel=_GRAPH)] = None
     n_timestamps: Annotated[int | None, typer.Option(help="T.", rich_help_panel=_GRAPH)] = None
     n_facts: Annotated[int | None, typer.Option(help="Training facts.", rich_help_panel=_GRAPH)] = None
+    intervals: Annotated[
+        bool | None, typer.Option("--intervals", help="Facts have a begin and an end.", rich_help_panel=_GRAPH)
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,7 +282,7 @@ def _find_graph(given: JobOptions) -> Graph:
     if some and given.dataset is not None:
         raise UsageError("--dataset and a graph given by its counts exclude each other; leave one out")
     if some:
-        missing = [f"--{field.replace('_', '-')}" for field in counts if field not in some]
+        missing = [f"--{field.replace('_', '-')}" for field in counts if field.startswith("n_") and field not in some]
         if missing:
             raise UsageError(f"a graph given by its counts needs all four; add {', '.join(missing)}")
         return Graph(None, validated(Shape, some))
@@ -290,4 +293,5 @@ def _find_graph(given: JobOptions) -> Graph:
         loaded = load_dataset(dataset, given.data_dir)
         return of_loaded(loaded.dataset, loaded)
     entry = find_dataset(dataset)
-    return Graph(entry.name, entry.shape, 2 * min(entry.n_valid, entry.n_test), entry.no_time)
+    known = [n for n in (entry.n_valid, entry.n_test) if n is not None]
+    return Graph(entry.name, entry.shape, 2 * min(known) if known else None, entry.no_time)

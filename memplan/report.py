@@ -133,7 +133,8 @@ def _title(workload: Workload, target: Target) -> Text:
     text = Text(f"{workload.model}", style="bold").append(f" on {name}", style="not bold")
     return text.append(
         f": {format_count(workload.n_entities)} entities, {format_count(workload.n_relations)} relations, "
-        f"{format_count(workload.n_timestamps)} timestamps, {format_count(workload.n_facts)} facts; {target.name}",
+        f"{format_count(workload.n_timestamps)} timestamps, {format_count(workload.n_facts)} facts"
+        f"{' over intervals' if workload.intervals else ''}; {target.name}",
         style="not bold",
     )
 

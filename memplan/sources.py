@@ -49,4 +49,5 @@ def remote_files(entry: DatasetEntry) -> tuple[RemoteFile, ...]:
             _SHA256.get((entry.name, split)),
         )
         for split, n_lines in counts.items()
+        if n_lines is not None
     )

@@ -68,6 +68,8 @@ class Shape(BaseModel):
     n_timestamps: IdCount
     n_facts: Annotated[int, Field(ge=1, le=MAX_ID_COUNT // 2)]
     """Facts of the training split. The trainer learns from 2 × n_facts examples: each fact and its reciprocal."""
+    intervals: bool = False
+    """Facts hold from a first to a last timestamp: temporal models learn to predict the time too."""
 
 
 class Workload(Shape):
@@ -115,6 +117,11 @@ class Workload(Shape):
             raise ValueError(f"score: {self.model} is scored with {' or '.join(traits.scores)}, not {self.score}")
         if self.time_reg > 0 and not traits.is_temporal:
             raise ValueError(f"time_reg: {self.time_reg:g}: {self.model} has no timestamps to regularize; leave it out")
+        if self.predicts_time and self.score == "dot" and not traits.is_complex:
+            raise ValueError(
+                f"score: {self.model} with dot is quadratic in the timestamp and cannot predict the time of facts that "
+                "hold over intervals; use l1 or l2"
+            )
         if self.batch_size > self.n_examples:
             raise ValueError(
                 f"batch_size: {format_count(self.batch_size)} is larger than the data, which has "
@@ -136,7 +143,9 @@ class Workload(Shape):
             )
         if self.unit_norm and traits.is_complex:
             raise ValueError(f"unit_norm: only the PairRE family projects its entities to unit norm, not {self.model}")
-        for queries, chunk in (("micro_batch_size", "chunk_size"), ("eval_batch_size", "eval_chunk_size")):
+        pairs = [("micro_batch_size", "chunk_size"), ("eval_batch_size", "eval_chunk_size")]
+        pairs += [("micro_batch_size", "time_chunk_size")] if self.predicts_time else []
+        for queries, chunk in pairs:
             b, c = getattr(self, queries), getattr(self, chunk)
             if b * c > MAX_KERNEL_ELEMENTS:
                 raise ValueError(
@@ -150,6 +159,16 @@ class Workload(Shape):
     def width(self) -> int:
         """Floats in one embedding row."""
         return 2 * self.rank if self.traits.is_complex else self.rank
+
+    @property
+    def predicts_time(self) -> bool:
+        """Whether the time is predicted besides the entities: facts hold over intervals, and the model knows time."""
+        return self.intervals and self.traits.is_temporal
+
+    @property
+    def time_chunk_size(self) -> int:
+        """Timestamps scored at once by the time-prediction loss: no more than C, or all where the scoring takes all."""
+        return self.n_timestamps if self.scoring == "materialized" else min(self.chunk_size, self.n_timestamps)
 
     @property
     def traits(self) -> ModelTraits:

@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from memplan import plan
+from memplan.catalog import DATASETS
 from memplan.cli import app
 from memplan.plan import Plan, to_json
 from memplan.workload import TRAITS
@@ -114,7 +115,7 @@ def test_a_folder_is_counted(tmp_path: Path) -> None:
 
 def test_listings(tmp_path: Path) -> None:
     datasets = read_json("datasets", "--data-dir", str(tmp_path))["datasets"]
-    assert {"demo", "ICEWS14", "ICEWS05-15", "YAGO15K"} == {row["name"] for row in datasets}
+    assert [row["name"] for row in datasets] == list(DATASETS)
     assert all(row["folder"] is None for row in datasets)
     assert read_json("devices")["cpu"]["free_bytes"] > 0
     assert [row["name"] for row in read_json("models")["models"]] == list(TRAITS)

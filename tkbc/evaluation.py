@@ -22,8 +22,11 @@ from memplan.errors import MemplanError
 from memplan.workload import Workload
 from tkbc.chunks import chunk_view, collect_label_scores
 from tkbc.data.dataset import FilterIndex, Ids, with_reciprocals
+from tkbc.data.intervals import IntervalIndex
 from tkbc.models import Batch, Model
 from tkbc.scoring import PairwiseScore
+
+Filter = FilterIndex | IntervalIndex
 
 FILTER_PIECE = 8192
 """Filtered (query, entity) pairs handed to the device at a time: fixed, so that memory does not follow the data."""
@@ -60,12 +63,14 @@ def evaluate(
     model: Model,
     score: PairwiseScore,
     facts: Ids,
-    filter_index: FilterIndex,
+    filter_index: Filter,
     workload: Workload,
     on_progress: Callable[[int, int], None] = lambda _done, _all: None,
     around_first_batch: AbstractContextManager[object] | None = None,
 ) -> Evaluation:
     """Return the filtered metrics of ``facts``, (n, 4): each asks for its tail and, by the reciprocal, its head.
+
+    Facts that hold over intervals are asked for at one time, as ``Dataset.queries`` gives them.
 
     ``on_progress`` is called after every batch with the queries done and all; what it raises ends the evaluation.
     ``around_first_batch`` is entered for the first batch alone: all are alike, so a meter need see no more.
@@ -85,7 +90,7 @@ def count_rivals(
     model: Model,
     score: PairwiseScore,
     facts: Ids,
-    filter_index: FilterIndex,
+    filter_index: Filter,
     workload: Workload,
     on_progress: Callable[[int, int], None] = lambda _done, _all: None,
     around_first_batch: AbstractContextManager[object] | None = None,
@@ -127,7 +132,7 @@ def _mean_of_halves(ranks: npt.NDArray[np.float64]) -> Metrics:
 
 
 def _count_rivals(
-    model: Model, score: PairwiseScore, queries: Ids, filter_index: FilterIndex, workload: Workload
+    model: Model, score: PairwiseScore, queries: Ids, filter_index: Filter, workload: Workload
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Return how many candidates score higher than each query's tail and how many tie, (b,); NaN where a score is."""
     n_queries, n_entities, chunk_size = len(queries), workload.n_entities, workload.eval_chunk_size

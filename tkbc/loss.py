@@ -1,5 +1,5 @@
 # Its bytes are told by memplan/programs/loss.py.
-"""Softmax cross-entropy over all entities, streamed over chunks of them: value and gradients at once."""
+"""Softmax cross-entropy over all entities (or all timestamps), streamed over chunks of them: value and gradients."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ def softmax_cross_entropy(
     grad_entities: Tensor,
     *,
     chunk_size: int,
+    weights: Tensor | None = None,
     phase: PhaseMarker = no_phase,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Return Σ_i (log Σ_n exp s_in − s_i,label_i), and its gradient with respect to the query tensors.
+    """Return Σ_i w_i (log Σ_n exp s_in − s_i,label_i), and its gradient with respect to the query tensors.
 
     The gradient with respect to the entities is added to ``grad_entities``. Sums, not means: the caller divides by the
     examples of the whole optimizer step, which makes accumulation exact.
@@ -39,9 +40,12 @@ def softmax_cross_entropy(
     computed once; with C < N a first pass collects the log-sum-exp and a second computes each chunk's scores again, as
     FlashAttention (arXiv 2205.14135) and cut cross-entropy (arXiv 2411.09009) do.
 
+    ``entities`` may be another table that the query is scored against, such as the timestamps'. Without ``weights``
+    each w_i is 1.
+
     Shapes:
         query: tensors of (b, width); entities, grad_entities: (N, width), all of one floating-point type;
-        labels: (b,), int64.
+        labels: (b,), int64; weights: (b,), of the entities' type.
     """
     n_queries, n_entities = len(labels), len(entities)
     one_chunk = chunk_size >= n_entities
@@ -56,8 +60,9 @@ def softmax_cross_entropy(
             of_chunk = score.softmax_(scores) if one_chunk else score.log_sum_exp_(scores)
             torch.logaddexp(log_sum_exp, of_chunk, out=log_sum_exp)
             del of_chunk
-        loss = (log_sum_exp - label_score).sum()
-        del label_score
+        losses = log_sum_exp - label_score
+        loss = (losses if weights is None else losses.mul_(weights)).sum()
+        del losses, label_score
     with phase("score backward"):
         grad_query = tuple(torch.zeros_like(tensor) for tensor in query)
         starts = range(0, n_entities, chunk_size)
@@ -69,6 +74,8 @@ def softmax_cross_entropy(
                     scores = score.forward(query, chunk, chunk_view(buffer, n_queries, len(chunk)), grad=False)
                 score.exp_(scores, log_sum_exp)
             _subtract_one_at_labels(scores, labels, start)
+            if weights is not None:
+                scores.mul_(weights[:, None])
             score.backward(query, chunk, scores, grad_query, grad_entities[start : start + chunk_size])
     return loss, grad_query
 

@@ -29,7 +29,7 @@ def rank_with(
         model = MODELS[workload.model](workload)
         load_model(checkpoint, model)
         score = make_score(workload.score, workload.scoring, workload.device, workload.threads)
-        return as_dict(evaluate(model, score, dataset.split(split), dataset.filter_index, workload))
+        return as_dict(evaluate(model, score, dataset.queries(split), dataset.filter_index, workload))
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise

@@ -196,7 +196,7 @@ class Run:
             return evaluate(
                 trainer.model,
                 trainer.score,
-                self.dataset.split(split),
+                self.dataset.queries(split),
                 self.dataset.filter_index,
                 trainer.workload,
                 on_progress,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from memplan.workload import Workload
 from tkbc.data.dataset import Ids, with_reciprocals
+from tkbc.data.intervals import draw_times
 from tkbc.loss import PhaseMarker, no_phase, softmax_cross_entropy
 from tkbc.models import MODELS, Batch
 from tkbc.models.base import gradient
@@ -67,6 +68,12 @@ class Trainer:
             self.optimizer = make_optimizer(workload.optimizer, self.model.parameters(), learning_rate, device)
             # Columns, not rows: a micro-batch's heads then lie side by side, as index_select wants its ids.
             examples = np.ascontiguousarray(with_reciprocals(facts, workload.n_relations).T)
+            self._intervals: tuple[Ids, Ids] | None = None
+            if workload.predicts_time:
+                begin, end = self._intervals = examples[3].copy(), examples[4].copy()
+                examples[4] = (begin > 0) | (end < workload.n_timestamps - 1)
+            else:
+                examples = examples[:4]  # a model that knows no time needs no end
             self.examples = torch.empty(examples.shape, dtype=torch.int32, device=device)
             self.examples.copy_(torch.from_numpy(examples))
             self.totals = torch.zeros((2, 2), dtype=torch.float64, device=device)
@@ -106,7 +113,13 @@ class Trainer:
         yield self.totals
 
     def shuffled(self, epoch: int) -> Tensor:
-        """Return the order of the examples in ``epoch``, (2 · n_facts,) int64: a function of seed and epoch alone."""
+        """Return the order of the examples in ``epoch``, (2 · n_facts,) int64: a function of seed and epoch alone.
+
+        Examples that hold over an interval take their timestamp for the epoch here, drawn uniformly inside it: a
+        function of seed, epoch and example alone.
+        """
+        if self._intervals is not None:
+            self.examples[3].copy_(torch.from_numpy(draw_times(*self._intervals, self.seed, epoch)))
         (seed,) = np.random.SeedSequence([self.seed, epoch]).generate_state(1)
         with self.phase("shuffle"):
             order = torch.randperm(self.examples.shape[1], generator=torch.Generator().manual_seed(int(seed)))
@@ -169,7 +182,8 @@ class Trainer:
         """Add one micro-batch's gradient, a sum over its examples, and its loss to the totals."""
         model, phase = self.model, self.phase
         with phase("encode"):
-            batch = Batch(*self.examples.index_select(1, order))
+            head, relation, tail, time, *dated = self.examples.index_select(1, order)
+            batch = Batch(head, relation, tail, time)
             encoding = model.encode(batch)
             labels = batch.tail.long()
         loss, grad_query = softmax_cross_entropy(
@@ -186,6 +200,34 @@ class Trainer:
             del loss, labels
             model.encode_backward(batch, encoding, grad_query)
             del encoding, grad_query
+        if dated:
+            self._predict_time(batch, dated[0])
         if self.workload.emb_reg > 0:
             with phase("regularize"):
                 self.totals[1, 1].add_(model.regularize(batch, self.workload.emb_reg))
+
+    def _predict_time(self, batch: Batch, dated: Tensor) -> None:
+        """Add the time-prediction loss of one micro-batch and its gradient: −log softmax over all timestamps.
+
+        Facts that are open at both ends have no time to predict; they weigh 0, so that memory does not follow the data.
+        """
+        model, phase = self.model, self.phase
+        with phase("encode"):
+            encoding = model.encode_time(batch)
+            labels = batch.time.long()
+            weights = dated.to(model.entity.dtype)
+        times = model.table("time")
+        loss, grad_query = softmax_cross_entropy(
+            self.score,
+            encoding.query,
+            times.detach(),
+            labels,
+            gradient(times),
+            chunk_size=self.workload.time_chunk_size,
+            weights=weights,
+            phase=phase,
+        )
+        with phase("encode backward"):
+            self.totals[1, 0].add_(loss)
+            del loss, labels, weights
+            model.encode_time_backward(batch, encoding, grad_query)

@@ -15,7 +15,7 @@ from memplan.plan import Bytes, MemoryCheck
 from memplan.scorings import available
 from memplan.workload import PRECISIONS, TRAITS, DeviceType, OptimizerName, Shape, Workload, build_workload
 from tkbc.checkpoint import write_tensors
-from tkbc.data.dataset import FilterIndex, Ids, with_reciprocals
+from tkbc.data.dataset import Ids, at_one_time, index_of
 from tkbc.evaluation import evaluate
 from tkbc.meter import make_meter
 from tkbc.trainer import Trainer
@@ -32,10 +32,12 @@ class Verified(NamedTuple):
 
 
 def random_facts(shape: Shape, n: int, seed: int = 0) -> Ids:
-    """Return n random facts of a graph of that shape, (n, 4)."""
+    """Return n random facts of a graph of that shape: (n, 4), or (n, 5) where they hold over intervals."""
     generator = np.random.default_rng(seed)
-    bounds = (shape.n_entities, shape.n_relations, shape.n_entities, shape.n_timestamps)
-    return np.stack([generator.integers(bound, size=n) for bound in bounds], axis=1).astype(np.int32)
+    bounds = [shape.n_entities, shape.n_relations, shape.n_entities] + [shape.n_timestamps] * (1 + shape.intervals)
+    facts = np.stack([generator.integers(bound, size=n) for bound in bounds], axis=1).astype(np.int32)
+    facts[:, 3:].sort(axis=1)
+    return facts
 
 
 def measure(workload: Workload) -> dict[str, Bytes]:
@@ -47,8 +49,8 @@ def measure(workload: Workload) -> dict[str, Bytes]:
         order = trainer.shuffled(0)
         trainer.step(order[: workload.batch_size])
     del order
-    index = FilterIndex.build(with_reciprocals(facts, workload.n_relations), 2 * workload.n_relations)
-    queried = np.resize(facts, (workload.eval_batch_size // 2 + 1, 4))
+    index = index_of(facts, workload.n_relations)
+    queried = np.resize(at_one_time(facts), (workload.eval_batch_size // 2 + 1, 4))
     with meter.recording(trainer.persistent_tensors()), meter.phase("evaluation"):
         evaluate(trainer.model, trainer.score, queried, index, workload)
     with (
@@ -77,11 +79,13 @@ def random_workloads(count: int, seed: int, device: DeviceType = "cpu") -> Itera
         shape = Shape(
             n_entities=draw.choice([2, 5, 97, 719, 720, 721, 1441, 3000]),
             n_relations=draw.choice([1, 4]),
-            n_timestamps=draw.choice([1, 2, 3, 30]),
+            n_timestamps=draw.choice([1, 2, 3, 30, 130]),
             n_facts=draw.choice([1, 9, 300]),
         )
         model, traits = draw.choice(list(TRAITS.items()))
         score = draw.choice(traits.scores)
+        if draw.random() < 0.4 and (traits.is_complex or not traits.is_temporal or score != "dot"):
+            shape = shape.model_copy(update={"intervals": True})
         scoring = draw.choice(available(score, device))
         batch = draw.randint(1, 2 * shape.n_facts)
         fewest = max(2, shape.n_entities // MOST_CHUNKS)

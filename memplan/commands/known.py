@@ -47,9 +47,8 @@ def datasets(
             (
                 (
                     name,
-                    *(f"{n:,}" for n in entry.shape.model_dump().values()),
-                    f"{entry.n_valid:,}",
-                    f"{entry.n_test:,}",
+                    *(f"{n:,}" for n in entry.shape.model_dump(exclude={"intervals"}).values()),
+                    *("?" if n is None else f"{n:,}" for n in (entry.n_valid, entry.n_test)),
                     str(places[name] or ("generated" if name == "demo" else "not here")),
                 )
                 for name, entry in DATASETS.items()

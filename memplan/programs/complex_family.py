@@ -37,6 +37,19 @@ def encode_backward(ledger: Ledger, workload: Workload, b: int) -> None:
     ledger.passing("gradient of gathered rows", b, workload.width)
 
 
+def encode_time(ledger: Ledger, workload: Workload, b: int) -> Encoding:
+    """Tell ``ComplExFamily.encode_time`` on b examples."""
+    width = workload.width
+    names = ("head rows", "relation rows", "tail rows", "head by relation")
+    saved = tuple(ledger.new(name, b, width) for name in names)
+    return Encoding((ledger.new("query q for the time", b, width),), saved)
+
+
+def encode_time_backward(ledger: Ledger, workload: Workload, b: int) -> None:
+    """Tell ``ComplExFamily.encode_time_backward`` on b examples."""
+    ledger.passing("gradient of gathered rows", b, workload.width)
+
+
 def regularize(ledger: Ledger, workload: Workload, b: int) -> Allocation:
     """Tell ``ComplExFamily.regularize`` on b examples; return the penalty, which lives on."""
     width = workload.width

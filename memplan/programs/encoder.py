@@ -27,5 +27,11 @@ class ModelProgram(Protocol):
     def encode_backward(self, ledger: Ledger, workload: Workload, b: int) -> None:
         """Tell the encoder's backward; its arguments are freed by the caller."""
 
+    def encode_time(self, ledger: Ledger, workload: Workload, b: int) -> Encoding:
+        """Tell the encoder of the query for the time, on b examples."""
+
+    def encode_time_backward(self, ledger: Ledger, workload: Workload, b: int) -> None:
+        """Tell its backward; its arguments are freed by the caller."""
+
     def regularize(self, ledger: Ledger, workload: Workload, b: int) -> Allocation:
         """Tell the embedding regularizer; return the penalty, which lives on."""

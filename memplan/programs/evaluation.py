@@ -36,7 +36,7 @@ def evaluate(ledger: Ledger, workload: Workload, model: ModelProgram) -> None:
             if buffered:
                 scoring.forward(ledger, workload, b, c)
             else:
-                _, scores = scoring.materialized_forward(ledger, workload, b, grad=False)
+                _, scores = scoring.materialized_forward(ledger, workload, b, c, grad=False)
                 kept.append(scores)
             collect_label_scores(ledger, b)
         for c in sizes:

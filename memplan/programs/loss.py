@@ -10,9 +10,13 @@ from memplan.programs.plain import Graph
 from memplan.workload import Workload
 
 
-def softmax_cross_entropy(ledger: Ledger, workload: Workload, b: int) -> tuple[Allocation, list[Allocation]]:
-    """Tell the loss of b examples; return its value and the gradient of the query, which live on."""
-    n, chunk = workload.n_entities, workload.chunk_size
+def softmax_cross_entropy(
+    ledger: Ledger, workload: Workload, b: int, n: int, chunk: int
+) -> tuple[Allocation, list[Allocation]]:
+    """Tell the loss of b examples over n candidates, ``chunk`` of them at once, weighted or not.
+
+    Returns its value and the gradient of the query, which live on.
+    """
     sizes = chunk_sizes(n, chunk)
     buffered = scoring.needs_buffer(workload)
     graph = Graph((), ())
@@ -24,7 +28,7 @@ def softmax_cross_entropy(ledger: Ledger, workload: Workload, b: int) -> tuple[A
             if buffered:
                 scoring.forward(ledger, workload, b, c)
             else:
-                graph, scores = scoring.materialized_forward(ledger, workload, b, grad=True)
+                graph, scores = scoring.materialized_forward(ledger, workload, b, c, grad=True)
             collect_label_scores(ledger, b)
             _softmax_in_place(ledger, workload, b)
         difference = ledger.new("losses", b)
@@ -42,7 +46,7 @@ def softmax_cross_entropy(ledger: Ledger, workload: Workload, b: int) -> tuple[A
             if buffered:
                 scoring.backward(ledger, workload, b, c)
             else:
-                scoring.materialized_backward(ledger, workload, b, graph)
+                scoring.materialized_backward(ledger, workload, b, c, graph)
         ledger.free(scores, log_sum_exp)
     return loss, grad_query
 

@@ -41,6 +41,20 @@ def encode_backward(ledger: Ledger, workload: Workload, b: int) -> None:
     """Tell ``PairREFamily.encode_backward``: everything is written over what is there."""
 
 
+def encode_time(ledger: Ledger, workload: Workload, b: int) -> Encoding:
+    """Tell ``PairREFamily.encode_time`` on b examples."""
+    names = ["head rows", "tail rows", "temporal head-relation rows", "temporal tail-relation rows"]
+    if workload.traits.is_static:
+        names += ["static head-relation rows", "static tail-relation rows"]
+    saved = tuple(ledger.new(name, b, workload.width) for name in names)
+    query = tuple(ledger.new(f"query {name} for the time", b, workload.width) for name in ("a", "w"))
+    return Encoding(query, saved)
+
+
+def encode_time_backward(ledger: Ledger, workload: Workload, b: int) -> None:
+    """Tell ``PairREFamily.encode_time_backward``: everything is written over what is there."""
+
+
 def regularize(ledger: Ledger, workload: Workload, b: int) -> Allocation:
     """Tell ``PairREFamily.regularize`` on b examples; return the penalty, which lives on."""
     value = regularizers.rows(ledger, workload, b)

@@ -63,16 +63,16 @@ def backward(ledger: Ledger, workload: Workload, b: int, c: int) -> None:
             ledger.free(packed, gradients, others)
 
 
-def materialized_forward(ledger: Ledger, workload: Workload, b: int, *, grad: bool) -> tuple[Graph, Allocation]:
-    """Tell a forward against all entities that returns its own scores; with ``grad`` its graph is kept."""
+def materialized_forward(ledger: Ledger, workload: Workload, b: int, c: int, *, grad: bool) -> tuple[Graph, Allocation]:
+    """Tell a forward against all c candidates that returns its own scores; with ``grad`` its graph is kept."""
     if grad:
-        return plain.graph(ledger, workload, b, workload.n_entities)
-    return Graph((), ()), plain.forward(ledger, workload, b, workload.n_entities)
+        return plain.graph(ledger, workload, b, c)
+    return Graph((), ()), plain.forward(ledger, workload, b, c)
 
 
-def materialized_backward(ledger: Ledger, workload: Workload, b: int, graph: Graph) -> None:
+def materialized_backward(ledger: Ledger, workload: Workload, b: int, c: int, graph: Graph) -> None:
     """Tell the backward through the kept graph; the scores stay with the caller."""
-    plain.backward(ledger, workload, b, workload.n_entities, graph, None)
+    plain.backward(ledger, workload, b, c, graph, None)
 
 
 def l1_geometry(n_candidates: int, threads: int) -> tuple[int, int]:

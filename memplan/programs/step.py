@@ -65,7 +65,7 @@ def set_up(workload: Workload) -> Ledger:
         if workload.unit_norm:
             ledger.free(_new_norms(ledger, workload))
         optimizers.state(ledger, workload, tables)
-        ledger.new("training examples", 4, workload.n_examples, dtype="int32", kind="data")
+        ledger.new("training examples", _columns(workload), workload.n_examples, dtype="int32", kind="data")
         ledger.new("totals of the epoch", 2, 2, dtype="float64", kind="data")
         if workload.device == "cuda" and _uses_products(workload):
             one = ledger.new("one", 1, 1)
@@ -73,6 +73,11 @@ def set_up(workload: Workload) -> Ledger:
             ledger.new("cuBLAS workspace", workload.workspace_bytes, dtype="uint8", kind="temporaries")
             ledger.free(product, one)
     return ledger
+
+
+def _columns(workload: Workload) -> int:
+    """Return the numbers of an example: head, relation, tail, time, and whether its time is to be predicted."""
+    return 5 if workload.predicts_time else 4
 
 
 def _uses_products(workload: Workload) -> bool:
@@ -114,21 +119,36 @@ def _step(ledger: Ledger, workload: Workload, model: ModelProgram, n_examples: i
 
 def _micro_batch(ledger: Ledger, workload: Workload, model: ModelProgram, b: int) -> None:
     with ledger.phase("encode"):
-        batch = ledger.new("micro-batch ids", 4, b, dtype="int32", kind="data")
+        batch = ledger.new("micro-batch ids", _columns(workload), b, dtype="int32", kind="data")
         encoding = model.encode(ledger, workload, b)
         labels = ledger.new("labels", b, dtype="int64", kind="data")
-    value, grad_query = loss.softmax_cross_entropy(ledger, workload, b)
+    value, grad_query = loss.softmax_cross_entropy(ledger, workload, b, workload.n_entities, workload.chunk_size)
     with ledger.phase("encode backward"):
         _add_to_total(ledger)
         ledger.free(value, labels)
         model.encode_backward(ledger, workload, b)
         ledger.free(*encoding.query, *encoding.saved, *grad_query)
+    if workload.predicts_time:
+        _predict_time(ledger, workload, model, b)
     if workload.emb_reg > 0:
         with ledger.phase("regularize"):
             penalty: Allocation = model.regularize(ledger, workload, b)
             _add_to_total(ledger)
             ledger.free(penalty)
     ledger.free(batch)
+
+
+def _predict_time(ledger: Ledger, workload: Workload, model: ModelProgram, b: int) -> None:
+    with ledger.phase("encode"):
+        encoding = model.encode_time(ledger, workload, b)
+        labels = ledger.new("labels", b, dtype="int64", kind="data")
+        weights = ledger.new("weights of the time loss", b, kind="data")
+    value, grad_query = loss.softmax_cross_entropy(ledger, workload, b, workload.n_timestamps, workload.time_chunk_size)
+    with ledger.phase("encode backward"):
+        _add_to_total(ledger)
+        ledger.free(value, labels, weights)
+        model.encode_time_backward(ledger, workload, b)
+        ledger.free(*encoding.query, *encoding.saved, *grad_query)
 
 
 def _new_norms(ledger: Ledger, workload: Workload) -> Allocation:

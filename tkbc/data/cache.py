@@ -15,13 +15,14 @@ import platformdirs
 from memplan.errors import MemplanError
 from tkbc.data.dataset import SPLITS, Dataset
 from tkbc.data.raw import missing_files, read_folder
+from tkbc.data.raw_intervals import NAME_FILES
 
-_FORMAT = 2
+_FORMAT = 3
 _NAMES = ("entities", "relations", "timestamps")
 
 
 def load_folder(folder: Path, dataset: str, cache_folder: Path | None = None) -> Dataset:
-    """Return the graph in ``folder``, from the cache where its three files were read before with the same content.
+    """Return the graph in ``folder``, from the cache where its files were read before with the same content.
 
     ``dataset``: what the graph shall be called. ``cache_folder``: the user's cache directory where None. A cache that
     cannot be read or written is done without.
@@ -31,12 +32,15 @@ def load_folder(folder: Path, dataset: str, cache_folder: Path | None = None) ->
     if cache_folder is None:
         cache_folder = Path(platformdirs.user_cache_dir("tkbc"))
     digest = hashlib.sha256(f"format {_FORMAT}".encode())
-    for split in SPLITS:
+    for name in (*SPLITS, *NAME_FILES):
+        path = folder / name
+        if name in NAME_FILES and not path.is_file():
+            continue
         try:
-            with (folder / split).open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+            with path.open("rb") as file:
+                digest.update(name.encode() + hashlib.file_digest(file, "sha256").digest())
         except OSError as error:
-            raise MemplanError(f"{folder / split}: cannot be read: {error.strerror}") from None
+            raise MemplanError(f"{path}: cannot be read: {error.strerror}") from None
     path = cache_folder / f"{digest.hexdigest()[:32]}.npz"
     cached = _read(path, dataset)
     if cached is None:

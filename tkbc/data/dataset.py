@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memplan.workload import Shape
+from tkbc.data.intervals import IntervalIndex, draw_times
 
 Ids = npt.NDArray[np.int32]
 Split = Literal["train", "valid", "test"]
@@ -23,6 +24,7 @@ SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 class Dataset:
     """Facts as (n, 4) int32 arrays of (head, relation, tail, time), read-only, and the name behind every id.
 
+    Facts that hold over intervals are (n, 5): (head, relation, tail, begin, end), both timestamps included.
     Ids run over all three splits; timestamps are in chronological order, "no time" last where the graph has it.
     """
 
@@ -39,6 +41,14 @@ class Dataset:
         """Return the facts of one split."""
         facts: Ids = getattr(self, name)
         return facts
+
+    def queries(self, name: Split) -> Ids:
+        """Return the facts of one split as evaluation asks for them, (n, 4): over an interval at one time of it.
+
+        That time is drawn once, uniformly inside the interval, from the fact's position in the split alone: it is the
+        same for every model, seed and machine.
+        """
+        return at_one_time(self.split(name))
 
     @property
     def name(self) -> str:
@@ -58,6 +68,7 @@ class Dataset:
             n_relations=len(self.relations),
             n_timestamps=len(self.timestamps),
             n_facts=len(self.train),
+            intervals=self.train.shape[1] == 5,
         )
 
     @cached_property
@@ -71,15 +82,28 @@ class Dataset:
         return digest.hexdigest()
 
     @cached_property
-    def filter_index(self) -> FilterIndex:
+    def filter_index(self) -> FilterIndex | IntervalIndex:
         """The true tails of every query of every split, for filtered ranking."""
-        every_fact = np.concatenate([self.split(name) for name in SPLITS])
-        return FilterIndex.build(with_reciprocals(every_fact, len(self.relations)), 2 * len(self.relations))
+        return index_of(np.concatenate([self.split(name) for name in SPLITS]), len(self.relations))
+
+
+def index_of(facts: Ids, n_relations: int) -> FilterIndex | IntervalIndex:
+    """Return the filter of ``facts``, (n, 4) or (n, 5), and their reciprocals; ``n_relations``: without these."""
+    kind = IntervalIndex if facts.shape[1] == 5 else FilterIndex
+    return kind.build(with_reciprocals(facts, n_relations), 2 * n_relations)
+
+
+def at_one_time(facts: Ids) -> Ids:
+    """Return facts with a time as they are, (n, 4), and facts with intervals, (n, 5), at a time drawn inside each."""
+    if facts.shape[1] == 4:
+        return facts
+    return np.column_stack([facts[:, :3], draw_times(facts[:, 3], facts[:, 4], 0)])
 
 
 def with_reciprocals(facts: Ids, n_relations: int) -> Ids:
-    """Return the facts followed by their reciprocals: (h, r, t, τ) gives (t, r + R, h, τ) too; (n, 4) gives (2n, 4)."""
-    reciprocals = facts[:, [2, 1, 0, 3]].copy()
+    """Return the facts followed by their reciprocals: (h, r, t, τ) gives (t, r + R, h, τ) too; (n, k) gives (2n, k)."""
+    reciprocals = facts.copy()
+    reciprocals[:, [0, 2]] = facts[:, [2, 0]]
     reciprocals[:, 1] += n_relations
     return np.concatenate([facts, reciprocals])
 

@@ -1,8 +1,9 @@
 """Raw tkbc folders (``train``, ``valid``, ``test``, tab-separated) read into a ``Dataset``.
 
-Two formats are read. Quadruples: head, relation, tail, time. YAGO15K's: head, relation, tail and, where the fact has a
-time, ``<occursSince>`` or ``<occursUntil>`` and ``"2012-##-##"``; as in tkbc the relation becomes relation and modifier
-joined, the time a year, and facts without time take one extra timestamp, the last.
+Three formats are read, one a folder. Quadruples: head, relation, tail, time. YAGO15K's: head, relation, tail and, where
+the fact has a time, ``<occursSince>`` or ``<occursUntil>`` and ``"2012-##-##"``; as in tkbc the relation becomes
+relation and modifier joined, the time a year, and facts without time take one extra timestamp, the last. Intervals:
+head, relation, tail, begin, end; raw_intervals.py tells them.
 
 A byte order mark, CRLF, blanks and tabs at a line's end, and blank lines are read over, as tkbc does. A fact that
 occurs twice stays twice: the published splits are counted so. Entities, relations and timestamps count over all three
@@ -14,12 +15,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from memplan.errors import MemplanError
 from tkbc.data.dataset import NO_TIME, SPLITS, Dataset, Ids
+from tkbc.data.raw_intervals import NAME_FILES, OPEN, is_interval, named, names_of, parse_interval
 
 MODIFIERS = ("<occursSince>", "<occursUntil>")
 LONGEST_LINE_BYTES = 65_536
@@ -27,13 +28,8 @@ SHOWN_PROBLEMS = 20
 _YEAR = re.compile(r'"?(-?\d{1,6})-[\d#]{2}-[\d#]{2}"?')
 
 
-class RawFact(NamedTuple):
-    """A fact as text."""
-
-    head: str
-    relation: str
-    tail: str
-    time: str
+RawFact = tuple[str, ...]
+"""A fact as text: head, relation, tail, and its time or its begin and end."""
 
 
 def missing_files(folder: Path) -> list[str]:
@@ -55,17 +51,25 @@ def read_folder(folder: Path, dataset: str) -> Dataset:
         )
     problems: list[str] = []
     lines = {split: _read_lines(folder / split, problems) for split in SPLITS}
-    # One format for the folder: a split of YAGO15K may happen to hold no fact with a time.
-    with_modifiers = any(len(row) == 5 and row[3] in MODIFIERS for rows in lines.values() for _, row in rows)
-    parse = _parse_yago15k if with_modifiers else _parse_quadruple
+    parse = _parser_of([columns for rows in lines.values() for _, columns in rows])
     splits = {split: _parse_lines(folder / split, rows, parse, problems) for split, rows in lines.items()}
+    if parse is parse_interval:
+        paths = [folder / name for name in NAME_FILES]
+        names = [names_of(path, _read_lines(path, problems), problems) if path.is_file() else {} for path in paths]
+        if not problems:
+            splits = {split: named(facts, *names) for split, facts in splits.items()}
     if problems:
         raise _error_of(folder, problems)
     every_fact = [fact for facts in splits.values() for fact in facts]
-    entities = sorted({fact.head for fact in every_fact} | {fact.tail for fact in every_fact})
-    relations = sorted({fact.relation for fact in every_fact})
-    timestamps = sorted({fact.time for fact in every_fact}, key=_chronological)
+    entities = sorted({fact[0] for fact in every_fact} | {fact[2] for fact in every_fact})
+    relations = sorted({fact[1] for fact in every_fact})
+    times = {time for fact in every_fact for time in fact[3:]}
+    timestamps = sorted(times - {OPEN} if parse is parse_interval else times, key=_chronological)
+    if not timestamps:
+        raise MemplanError(f"{folder}: no fact has a begin or an end; leave the dates out and give each fact one time")
     ids = [{text: i for i, text in enumerate(names)} for names in (entities, relations, entities, timestamps)]
+    if parse is parse_interval:
+        ids[3:] = [{**ids[3], OPEN: 0}, {**ids[3], OPEN: len(timestamps) - 1}]
 
     def encode(facts: list[RawFact]) -> Ids:
         columns = [[of[text] for text in column] for of, column in zip(ids, zip(*facts, strict=True), strict=True)]
@@ -80,6 +84,17 @@ def read_folder(folder: Path, dataset: str) -> Dataset:
         tuple(timestamps),
         *(encode(splits[split]) for split in SPLITS),
     )
+
+
+def _parser_of(lines: list[list[str]]) -> Callable[[list[str]], RawFact | str]:
+    """Return what reads the lines of a folder; one format for all of them."""
+    # A split of YAGO15K may happen to hold no fact with a time.
+    if any(len(columns) == 5 and columns[3] in MODIFIERS for columns in lines):
+        return _parse_yago15k
+    # Most lines decide, so that one that is out of place is told as such and not all the others.
+    if 2 * sum(map(is_interval, lines)) > len(lines):
+        return parse_interval
+    return _parse_quadruple
 
 
 def _read_lines(path: Path, problems: list[str]) -> list[tuple[int, list[str]]]:
@@ -103,7 +118,8 @@ def _read_lines(path: Path, problems: list[str]) -> list[tuple[int, list[str]]]:
     except OSError as error:
         raise MemplanError(f"{path}: cannot be read: {error.strerror}") from None
     if not rows and not problems:
-        raise MemplanError(f"{path}: empty; every split needs at least one fact")
+        needs = "an id file needs names" if path.name in NAME_FILES else "every split needs at least one fact"
+        raise MemplanError(f"{path}: empty; {needs}")
     return rows
 
 
@@ -138,7 +154,7 @@ def _parse_quadruple(columns: list[str]) -> RawFact | str:
         return f"{len(columns)} columns where 4 are expected (head, relation, tail, time, separated by tabs)"
     if not all(columns):
         return f"column {columns.index('') + 1} is empty"
-    return RawFact(*columns)
+    return tuple(columns)
 
 
 def _parse_yago15k(columns: list[str]) -> RawFact | str:
@@ -148,14 +164,14 @@ def _parse_yago15k(columns: list[str]) -> RawFact | str:
     if not (head and relation and tail):
         return f"column {columns.index('') + 1} is empty"
     if len(columns) == 3:
-        return RawFact(head, relation, tail, NO_TIME)
+        return head, relation, tail, NO_TIME
     modifier, date = columns[3:]
     year = _YEAR.fullmatch(date)
     if modifier not in MODIFIERS:
         return f"{_shown(modifier)} where {' or '.join(MODIFIERS)} is expected"
     if year is None:
         return f'{_shown(date)} is no date; expected one such as "2012-##-##"'
-    return RawFact(head, f"{relation} {modifier}", tail, str(int(year.group(1))))
+    return head, f"{relation} {modifier}", tail, str(int(year.group(1)))
 
 
 def _chronological(time: str) -> tuple[int, int, str]:

@@ -63,6 +63,17 @@ class Model(nn.Module, ABC):
         """Add the gradient through the encoder to the tables' gradients; may overwrite its arguments."""
 
     @abstractmethod
+    def encode_time(self, batch: Batch) -> Encoding:
+        """Return the query of (head, relation, tail, ?), to be scored against the time table by the model's own score.
+
+        Equal to the score of (head, relation, tail, τ) for every τ, up to what is the same for all of them.
+        """
+
+    @abstractmethod
+    def encode_time_backward(self, batch: Batch, encoding: Encoding, grad_query: tuple[Tensor, ...]) -> None:
+        """Add the gradient through ``encode_time`` to the tables' gradients; may overwrite its arguments."""
+
+    @abstractmethod
     def regularize(self, batch: Batch, weight: float) -> Tensor:
         """Return the batch's N3 penalty, weight · Σ |f|³ over its factors, and add its gradient to the tables'."""
 

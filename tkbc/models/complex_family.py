@@ -71,6 +71,36 @@ class ComplExFamily(Model):
         relation, time = temporal
         self._add_product_rows(batch, relation, time, grad_full_relation, out)
 
+    def encode_time(self, batch: Batch) -> Encoding:
+        """Return the query (q,) of (head, relation, tail, ?): q = conj(e_h ∘ r) ∘ e_t, so that q · τ = Re⟨e_h, r ∘ τ,
+        conj(e_t)⟩.
+
+        TNTComplEx's static term is the same for all timestamps of an example: a softmax over them does not see it.
+        """
+        head = rows(self.entity, batch.head)
+        relation = rows(self.table("relation"), batch.relation)
+        tail = rows(self.entity, batch.tail)
+        product = torch.zeros_like(head)
+        add_product(product, head, relation)
+        q = torch.zeros_like(head)
+        add_product(q, tail, product, conjugate=True)
+        return Encoding((q,), (head, relation, tail, product))
+
+    def encode_time_backward(self, batch: Batch, encoding: Encoding, grad_query: tuple[Tensor, ...]) -> None:
+        """Add the gradient through ``encode_time`` to the tables' gradients; overwrites its arguments."""
+        head, relation, tail, product = encoding.saved
+        (grad_q,) = grad_query
+        out = torch.zeros_like(head)
+        add_product(out, grad_q, product)
+        add_rows(self.entity, batch.tail, out)
+        # q = e_t ∘ conj(p) gives ∂p = e_t ∘ conj(∂q).
+        grad_product = product.zero_()
+        add_product(grad_product, tail, grad_q, conjugate=True)
+        add_product(out.zero_(), grad_product, relation, conjugate=True)
+        add_rows(self.entity, batch.head, out)
+        add_product(out.zero_(), grad_product, head, conjugate=True)
+        add_rows(self.table("relation"), batch.relation, out)
+
     def regularize(self, batch: Batch, weight: float) -> Tensor:
         """Return the batch's N3 penalty and add its gradient to the tables'."""
         value = self._regularize_rows(self.entity, batch.head, self.entity_factor * weight)

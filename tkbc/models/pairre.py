@@ -7,6 +7,7 @@ al., ACL 2021, arXiv 2011.03798; static and temporal parts follow TNTComplEx (La
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from memplan.workload import Workload
@@ -79,6 +80,44 @@ class PairREFamily(Model):
             add_rows(self.table("time"), batch.time, grad_time)
             add_rows(self.table("relation_head_temporal"), batch.relation, grad_head_relation.mul_(time))
             add_rows(self.table("relation_tail_temporal"), batch.relation, grad_w.mul_(time))
+
+    def encode_time(self, batch: Batch) -> Encoding:
+        """Return the query (a, w) of (head, relation, tail, ?), for the scores ``l1`` and ``l2``.
+
+        e_h ∘ r^H_τ − e_t ∘ r^T_τ = a − w ∘ τ with a = e_h ∘ r^H − e_t ∘ r^T and w = e_t ∘ r^{T,t} − e_h ∘ r^{H,t};
+        without static parts a = 0.
+        """
+        head, tail = rows(self.entity, batch.head), rows(self.entity, batch.tail)
+        head_temporal = rows(self.table("relation_head_temporal"), batch.relation)
+        tail_temporal = rows(self.table("relation_tail_temporal"), batch.relation)
+        saved: tuple[Tensor, ...] = (head, tail, head_temporal, tail_temporal)
+        if self.traits.is_static:
+            head_static = rows(self.table("relation_head"), batch.relation)
+            tail_static = rows(self.table("relation_tail"), batch.relation)
+            a = (head * head_static).addcmul_(tail, tail_static, value=-1)
+            saved = (*saved, head_static, tail_static)
+        else:
+            a = torch.zeros_like(head)
+        w = (tail * tail_temporal).addcmul_(head, head_temporal, value=-1)
+        return Encoding((a, w), saved)
+
+    def encode_time_backward(self, batch: Batch, encoding: Encoding, grad_query: tuple[Tensor, ...]) -> None:
+        """Add the gradient through ``encode_time`` to the tables' gradients; overwrites its arguments."""
+        head, tail, head_temporal, tail_temporal, *static = encoding.saved
+        grad_a, grad_w = grad_query
+        grad_head, grad_tail = head_temporal.mul_(grad_w).neg_(), tail_temporal.mul_(grad_w)
+        if static:
+            head_static, tail_static = static
+            grad_head.addcmul_(head_static, grad_a)
+            grad_tail.addcmul_(tail_static, grad_a, value=-1)
+        add_rows(self.entity, batch.head, grad_head)
+        add_rows(self.entity, batch.tail, grad_tail)
+        scratch = grad_head
+        add_rows(self.table("relation_tail_temporal"), batch.relation, torch.mul(grad_w, tail, out=scratch))
+        add_rows(self.table("relation_head_temporal"), batch.relation, grad_w.mul_(head).neg_())
+        if static:
+            add_rows(self.table("relation_head"), batch.relation, torch.mul(grad_a, head, out=scratch))
+            add_rows(self.table("relation_tail"), batch.relation, grad_a.mul_(tail).neg_())
 
     def regularize(self, batch: Batch, weight: float) -> Tensor:
         """Return the batch's N3 penalty and add its gradient to the tables'."""
