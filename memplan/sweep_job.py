@@ -14,7 +14,7 @@ from memplan.report import listing, make_console
 from memplan.space import flags
 from memplan.sweep import Sweep, Trial, Watcher, best_first, deadline, read_trials, search
 from memplan.sweep_plot import draw_trials
-from memplan.trial import train_trial
+from memplan.trial_job import train_trial
 from memplan.units import format_bytes
 from tkbc.data import load_dataset
 from tkbc.progress import stop_on_signal
