@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -58,11 +58,24 @@ class Final(BaseModel):
     best_epoch: int | None = None
 
 
+class Event(BaseModel):
+    """Something that happened on the way; what it is decides which of the rest it tells."""
+
+    model_config = ConfigDict(frozen=True)
+
+    event: str
+    epoch: int
+    examples_done: int | None = None
+    what: str | None = None
+    during: str | None = None
+    changes: dict[str, tuple[int, int]] | None = None
+
+
 class History(NamedTuple):
     """A run so far; of an epoch that was trained again, the last time."""
 
     epochs: list[Epoch]
-    events: list[dict[str, Any]]
+    events: list[Event]
     final: Final | None
 
     @property
@@ -79,7 +92,7 @@ def read_history(run_folder: Path) -> History:
     for line in read_lines(run_folder / "metrics.jsonl"):
         with suppress(ValidationError):
             if "event" in line:
-                events.append(line)
+                events.append(Event.model_validate(line))
             elif "test" in line:
                 final = Final.model_validate(line)
             else:

@@ -18,7 +18,7 @@ from memplan.again import how_to_repeat
 from memplan.charts import line_chart, memory_chart
 from memplan.curve import curve, read_measured
 from memplan.errors import MemplanError
-from memplan.history import Epoch, History, Ranking, read_history
+from memplan.history import Epoch, Event, History, Ranking, read_history
 from memplan.plan import MemoryCheck, Plan
 from memplan.programs.step import one_step
 from memplan.runs import how_to_resume, read_object, read_run
@@ -167,17 +167,15 @@ def _epoch_row(epoch: Epoch) -> tuple[str, ...]:
     return (str(epoch.epoch), *numbers, f"{epoch.examples_per_second:,.0f}", *valid)
 
 
-def _event_row(event: dict[str, Any]) -> tuple[str, str, str]:
-    """Return epoch, name and details of something that happened; details are whatever it tells besides."""
-    changes = event.get("changes")
-    if isinstance(changes, dict):
-        sizes = [f"{name.replace('_', ' ')} {' → '.join(map(str, pair))}" for name, pair in changes.items()]
-        details = f"while {event.get('during')}: {', '.join(sizes)}"
-    elif "what" in event:
-        details = str(event["what"])
-    else:
-        details = f"{event.get('examples_done', 0):,} examples of the epoch were done"
-    return str(event.get("epoch", "")), str(event["event"]), details
+def _event_row(event: Event) -> tuple[str, str, str]:
+    """Return epoch, name and details of something that happened."""
+    details = [event.what or ""]
+    if event.during is not None:
+        details.append(f"during {event.during}")
+    if event.examples_done is not None:
+        details.append(f"{event.examples_done:,} examples of the epoch were done")
+    details += [f"{name.replace('_', ' ')} {old} → {new}" for name, (old, new) in (event.changes or {}).items()]
+    return str(event.epoch), event.event, ", ".join(filter(None, details))
 
 
 def _sizes(plan: Plan) -> list[tuple[str, str]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -148,12 +150,12 @@ def test_names_are_text_and_never_markup(tmp_path: Path) -> None:
     name = "<script>alert('1') & \"x\""
     run = a_run(tmp_path, name=name, max_epochs=1)
     with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"event": "<b>odd</b>", "epoch": "<i>", "what": "</table><script>"}) + "\n")
+        file.write(json.dumps({"event": "<b>odd</b>", "epoch": 1, "what": "</table><script>"}) + "\n")
     text = render(run)
     page = Page(text)
     assert "<script" not in text
     assert f"TNTPairRE on {name}" in page.texts
-    assert ["<i>", "<b>odd</b>", "</table><script>"] in page.tables["What happened on the way"]
+    assert ["1", "<b>odd</b>", "</table><script>"] in page.tables["What happened on the way"]
     assert Path(name).name in next(row[1] for row in page.tables["What was trained, with what"] if row[0] == "dataset")
 
 
@@ -193,6 +195,7 @@ def test_damaged_lines_are_passed_over_and_an_epoch_trained_twice_counts_once(tm
         file.write(
             "half a li\n[1]\n" + json.dumps({"epoch": 3, "loss": float("nan")}) + "\n" + json.dumps(again) + "\n"
         )
+        file.write(json.dumps({"event": "odd", "epoch": [], "changes": 3}) + "\n")
         file.write(json.dumps({"event": "resumed", "epoch": 1, "examples_done": 1200}) + "\n")
         shrunk = {"event": "out of memory", "during": "training", "changes": {"chunk_size": [60, 30]}, "epoch": 2}
         file.write(json.dumps(shrunk) + "\n")
@@ -202,7 +205,7 @@ def test_damaged_lines_are_passed_over_and_an_epoch_trained_twice_counts_once(tm
     page = Page(render(run))
     assert page.tables["What happened on the way"][1:] == [
         ["1", "resumed", "1,200 examples of the epoch were done"],
-        ["2", "out of memory", "while training: chunk size 60 → 30"],
+        ["2", "out of memory", "during training, chunk size 60 → 30"],
     ]
     assert "settings that changed on the way are given as they were last" in page.text
 
@@ -214,6 +217,17 @@ def test_what_is_no_run_or_cannot_be_written_is_one_line(tmp_path: Path) -> None
     assert invoke("report", str(run), "--output", str(tmp_path / "out.html")).exit_code == 0
     assert (tmp_path / "out.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
     assert {path.name for path in tmp_path.iterdir()} == {"data", "run", "out.html"}
+
+
+def test_a_page_needs_neither_torch_nor_numpy(tmp_path: Path) -> None:
+    run = a_run(tmp_path, max_epochs=1)
+    code = (
+        f"import sys; from memplan.page import write_page; from pathlib import Path; write_page(Path({str(run)!r})); "
+        "sys.exit(str({name.split('.')[0] for name in sys.modules} & {'torch', 'numpy', 'tkbc', 'matplotlib'} or ''))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == ""
+    assert (run / "report.html").is_file()
 
 
 @pytest.mark.parametrize(
