@@ -26,7 +26,7 @@ from memplan.runs import read_lines, read_object
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / "benchmarks" / "results" / "reproduced.json"
 PAGES = (ROOT / "docs" / "results.md", ROOT / "docs" / "huong-dan.vi.md")
-ABLATED = "--rank 100 --batch-size 1000 --emb-reg 0.01 --no-unit-norm --max-epochs 15"
+ABLATED = "--rank 100 --batch-size 1000 --emb-reg 0.01 --no-unit-norm --max-epochs 10"
 """The same for every model and score, so that nothing else differs."""
 
 

@@ -76,7 +76,7 @@ def plan(
     ``rank="auto"`` takes the largest rank that fits within ``epoch_seconds`` (60) an epoch by the cost model;
     ``allow_rank_reduction`` lowers the rank where nothing fits as asked.
 
-        >>> plan("ICEWS14", model="TNTPairRE", rank=100, device="cpu", budget="16MiB").micro_batch_size
+        >>> plan("ICEWS14", model="TNTPairRE", rank=100, device="cpu", budget="25MiB").micro_batch_size
         250
 
     Raises:

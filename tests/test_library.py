@@ -22,7 +22,8 @@ from tests.test_data import SHAPE
 EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.py"))
 
 
-def test_the_examples_in_the_docstrings_are_so() -> None:
+def test_the_examples_in_the_docstrings_are_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # each thread of the kernel has scratch of its own
     found = doctest.testmod(library)
     assert found.attempted >= 2
     assert found.failed == 0
