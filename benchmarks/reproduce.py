@@ -1,16 +1,18 @@
 """Redo the results that the README and docs/results.md state, each by the memplan command that is printed and kept.
 
-python benchmarks/reproduce.py NAME ... [--data-dir DIR] [--runs DIR] [--again]
+python benchmarks/reproduce.py NAME ... [--data-dir DIR] [--runs DIR] [--again | --speed]
 
 NAME: tntcomplex, tntpairre, guide, ablation or tradeoff; all where none is given. ICEWS14 must be there (``memplan
 datasets download ICEWS14``). A run that is finished is not made again, one that was interrupted goes on. ``--again``
-makes every run a second time from scratch, in a folder of its own, and keeps both results. Figures are kept in
-benchmarks/results/reproduced.json and written into the tables of docs/.
+makes every run a second time from scratch, in a folder of its own, and keeps both results. ``--speed``
+makes no run: it takes steps of all the runs' workloads in turn, whose times can be compared with each other. Figures
+are kept in benchmarks/results/reproduced.json and written into the tables of docs/.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import re
@@ -18,10 +20,19 @@ import shlex
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+os.environ.setdefault("GOMP_SPINCOUNT", "100")  # as memplan train sets it for fused L1 runs
+
+import torch
+from timing import take_turns
+
 from memplan.runs import read_lines, read_object
+from memplan.workload import Workload
+from tkbc.trainer import Trainer
+from tkbc.verification import random_facts
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / "benchmarks" / "results" / "reproduced.json"
@@ -64,17 +75,22 @@ def main() -> None:
     parser.add_argument("names", nargs="*", choices=[[], *EXPERIMENTS], metavar="NAME")
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--runs", type=Path, default=Path("runs/reproduced"))
-    parser.add_argument("--again", action="store_true")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--again", action="store_true")
+    how.add_argument("--speed", action="store_true")
     asked = parser.parse_args()
     kept = read_object(KEPT)
-    for name in asked.names or EXPERIMENTS:
+    if asked.speed:
+        _time(kept, asked.runs / "first")
+        KEPT.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+    for name in [] if asked.speed else asked.names or EXPERIMENTS:
         for cell in EXPERIMENTS[name]:
             figures = _figures(_run(cell, asked.runs / ("again" if asked.again else "first"), asked.data_dir), cell)
             rows = {row["label"]: row for row in kept.get(name, [])}
             if asked.again:
                 rows[cell.label] = {**rows.get(cell.label, figures), "again": figures["test"]}
             else:
-                before = {k: v for k, v in rows.get(cell.label, {}).items() if k == "again"}
+                before = {k: v for k, v in rows.get(cell.label, {}).items() if k in ("again", "epoch_seconds")}
                 rows[cell.label] = {**figures, **before}
             kept = {**read_object(KEPT), name: [rows[c.label] for c in EXPERIMENTS[name] if c.label in rows]}
             KEPT.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
@@ -84,7 +100,7 @@ def main() -> None:
 
 def _run(cell: Cell, runs: Path, data_dir: Path | None) -> Path:
     """Return the folder of the cell's finished run."""
-    folder = runs / re.sub(r"\W+", "-", cell.options).strip("-").lower()
+    folder = runs / _folder_name(cell)
     if any("test" in line for line in read_lines(folder / "metrics.jsonl")):
         return folder
     words = ["--resume", str(folder)] if folder.exists() else [*_words(cell), "--run-dir", str(folder)]
@@ -93,6 +109,29 @@ def _run(cell: Cell, runs: Path, data_dir: Path | None) -> Path:
     print(f"memplan train {shlex.join(words)}", flush=True)
     subprocess.run([sys.executable, "-m", "memplan.cli", "train", *words], check=True)
     return folder
+
+
+def _folder_name(cell: Cell) -> str:
+    return re.sub(r"\W+", "-", cell.options).strip("-").lower()
+
+
+def _time(kept: dict[str, Any], runs: Path) -> None:
+    """Set each row's ``epoch_seconds``: the median of full steps, taken in turn with those of all other rows."""
+    steps: dict[str, Callable[[], object]] = {}
+    per_epoch: dict[str, int] = {}
+    for name, cells in EXPERIMENTS.items():
+        for cell in cells:
+            if any(row["label"] == cell.label for row in kept.get(name, [])):
+                workload = Workload.model_validate(read_object(runs / _folder_name(cell) / "plan.json")["workload"])
+                trainer = Trainer(workload, random_facts(workload.shape, workload.n_facts), learning_rate=0.1)
+                part = trainer.shuffled(1)[: workload.batch_size]
+                steps[cell.label] = functools.partial(trainer.step, part)
+                per_epoch[cell.label] = workload.steps_per_epoch
+                torch.set_num_threads(workload.threads)
+    times = take_turns(steps, repeats=31, seconds_each=10.0)
+    for rows in kept.values():
+        for row in rows:
+            row["epoch_seconds"] = round(times[row["label"]].median * per_epoch[row["label"]], 2)
 
 
 def _words(cell: Cell) -> list[str]:
@@ -162,7 +201,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
                 row["label"],
                 f"{row['predicted_bytes']:,}",
                 f"{row['measured_bytes']:,}",
-                f"{row['seconds_per_epoch']:.1f}",
+                f"{row.get('epoch_seconds', row['seconds_per_epoch']):.1f}",
                 f"{row['best_epoch']} of {row['epochs']}",
                 *(f"{test[key]:.4f}" for key in ("mrr", "hits_at_1", "hits_at_3", "hits_at_10")),
                 "" if again is None else f"{again['mrr']:.4f}",

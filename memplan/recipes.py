@@ -73,10 +73,14 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("demo", "TNTComplEx", DEMO.name, "this project", _DEMO_COMPLEX, 0.1, 30, "test MRR 0.42"),
     Recipe("demo", "TComplEx", DEMO.name, "TNTComplEx's", _DEMO_COMPLEX, 0.1, 30),
     Recipe("demo", "ComplEx", DEMO.name, "TNTComplEx's", {**_DEMO_COMPLEX, **_STATIC}, 0.1, 30),
-    Recipe("plain", "TNTPairRE", None, "this project", _PAIRRE, 0.1, 30),
+    Recipe(
+        "icews14", "TNTPairRE", "ICEWS14", "memplan sweep and longer runs (docs/results.md)",
+        {**_ADAGRAD, "rank": 280, "emb_reg": 2e-2, "time_reg": 1e-2, "unit_norm": False}, 0.1, 50, "test MRR 0.572",
+    ),
+    Recipe("plain", "TNTPairRE", None, "this project", _PAIRRE, 0.1, 30, "ICEWS14, 5 epochs: test MRR 0.446"),
     Recipe("plain", "TPairRE", None, "TNTPairRE's", _PAIRRE, 0.1, 30),
     Recipe("plain", "PairRE", None, "TNTPairRE's", {**_PAIRRE, **_STATIC}, 0.1, 30),
-    Recipe("tkbc", "TNTComplEx", None, _TKBC, _COMPLEX, 0.1, 50),
+    Recipe("tkbc", "TNTComplEx", None, _TKBC, _COMPLEX, 0.1, 50, "ICEWS14: test MRR 0.562"),
     Recipe("tkbc", "TComplEx", None, f"TNTComplEx's, {_TKBC}", _COMPLEX, 0.1, 50),
     Recipe("tkbc", "ComplEx", None, f"TNTComplEx's, {_TKBC}", {**_COMPLEX, **_STATIC}, 0.1, 50),
     Recipe(

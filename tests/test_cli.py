@@ -74,7 +74,7 @@ def test_estimate_as_json_keeps_its_contract() -> None:
 
 
 def test_estimate_for_a_reader_names_the_tensor_and_how_many_live() -> None:
-    result = invoke("estimate", "--dataset", "ICEWS14", "--scoring", "materialized", "--device", "cpu")
+    result = invoke("estimate", "--dataset", "ICEWS14", "--rank", "100", "--scoring", "materialized", "--device", "cpu")
     assert "3 tensors of shape (1000, 7128, 100), 2,851,200,000 bytes each, live at the peak" in result.stdout
     assert "▁" in result.stdout, "memory over one step, in one line"
     few = invoke("estimate", "--device", "cpu").stdout
@@ -84,7 +84,7 @@ def test_estimate_for_a_reader_names_the_tensor_and_how_many_live() -> None:
 
 
 def test_an_estimate_that_does_not_fit_is_printed_and_ends_with_3() -> None:
-    result = invoke("estimate", "--dataset", "ICEWS14", "--device", "cpu", "--budget", "20MiB")
+    result = invoke("estimate", "--dataset", "ICEWS14", "--rank", "100", "--device", "cpu", "--budget", "20MiB")
     assert result.exit_code == 3
     assert "does not fit" in result.stdout
 
@@ -235,12 +235,23 @@ def test_compare_with_any_wish_is_a_grid_of_that_and_says_each_row_once() -> Non
 
 
 def test_explain_names_knobs_and_when_each_tensor_was_born() -> None:
-    command = ["estimate", "--dataset", "ICEWS14", "--scoring", "materialized", "--device", "T4", "--explain"]
+    command = [
+        "estimate",
+        "--dataset",
+        "ICEWS14",
+        "--rank",
+        "100",
+        "--scoring",
+        "materialized",
+        "--device",
+        "T4",
+        "--explain",
+    ]
     found = read_json(*command)
     assert found["knobs"][0]["change"] == "--scoring fused"
     assert found["tensors_at_peak"][0]["phase"] == "score"
     shown = invoke(
-        "estimate", "--dataset", "ICEWS14", "--scoring", "materialized", "--device", "T4", "--explain"
+        "estimate", "--dataset", "ICEWS14", "--rank", "100", "--scoring", "materialized", "--device", "T4", "--explain"
     ).stdout
     assert re.search(r"--scoring fused +−10\.\d GiB +same result", shown)
 

@@ -13,9 +13,9 @@ from tkbc.evaluation import Metrics, evaluate
 from tkbc.trainer import Trainer
 
 
-def train_and_rank(graph: Dataset, model: ModelName, epochs: int) -> Metrics:
-    """Train with the dataset's recipe and return the test metrics."""
-    recipe = find_recipe(graph.name, model)
+def train_and_rank(graph: Dataset, model: ModelName, epochs: int, recipe_name: str | None = None) -> Metrics:
+    """Train with the recipe and return the test metrics."""
+    recipe = find_recipe(graph.name, model, recipe_name)
     workload = build_workload(graph.shape, model=model, threads=2, **recipe.settings)
     trainer = Trainer(workload, graph.train, learning_rate=recipe.learning_rate)
     for epoch in range(epochs):
@@ -34,7 +34,7 @@ def test_on_the_demo_graph_a_temporal_model_beats_a_static_one(static: ModelName
 
 
 def test_tntpaire_learns_icews14_in_five_epochs(real_data: Path) -> None:
-    """Rank 100, batch 1000, Adagrad 0.1, the stored recipe: a test MRR of at least 0.42 (about a minute on 2 cores)."""
-    found = train_and_rank(load_dataset("ICEWS14", real_data), "TNTPairRE", epochs=5)
+    """Rank 100, batch 1000, Adagrad 0.1, the plain recipe: a test MRR of at least 0.42 (about a minute on 2 cores)."""
+    found = train_and_rank(load_dataset("ICEWS14", real_data), "TNTPairRE", epochs=5, recipe_name="plain")
     assert found.mrr >= 0.42
     assert found.hits_at_10 >= 0.62
