@@ -53,23 +53,26 @@ def main(arguments: list[str] | None = None) -> int:
 
     from memplan.errors import MemplanError
     from memplan.job import run_command
-    from memplan.options import SearchOptions
+    from memplan.options import SearchOptions, find_model
+    from memplan.workload import TRAITS
 
-    given = SearchOptions(
-        dataset=options.dataset,
-        data_dir=options.data_dir,
-        model=options.model,
-        rank=options.rank,
-        batch_size=options.batch_size,
-        optimizer=options.optimizer,
-        emb_reg=options.emb_reg,
-        time_reg=options.time_reg,
-        no_time_emb=options.no_time_emb or None,
-        device=options.device,
-        budget=options.budget,
-    )
     settings = {name: getattr(options, name) for name in ("learning_rate", "max_epochs", "valid_freq", "seed")}
     try:
+        given = SearchOptions(
+            dataset=options.dataset,
+            data_dir=options.data_dir,
+            model=options.model,
+            rank=options.rank,
+            batch_size=options.batch_size,
+            optimizer=options.optimizer,
+            emb_reg=options.emb_reg,
+            time_reg=options.time_reg,
+            no_time_emb=options.no_time_emb or None,
+            # The model as its specification has it, whatever recipe a dataset has by now.
+            unit_norm=None if TRAITS[find_model(options.model)].is_complex else True,
+            device=options.device,
+            budget=options.budget,
+        )
         run_command(given, settings, auto_fit=True, run_folder=options.run_dir)
     except MemplanError as error:
         # memplan's flags have dashes where this command line's have underscores.

@@ -1,0 +1,194 @@
+"""What README and docs show is so: commands run, the planner prints what is shown, tables are what is kept."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from typer.testing import CliRunner
+
+from memplan.cli import app
+from tests.conftest import REAL_DATA
+from tests.test_training import GUIDE, guide_commands
+from tkbc import learner
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PLANNING = ("estimate", "plan", "compare", "recipes", "models")
+"""Commands whose output depends on nothing but their options (and the threads, which are set)."""
+
+
+class Shown(NamedTuple):
+    """A command in a page, and the output below it in a console block, None in a bash block."""
+
+    page: str
+    command: str
+    output: str | None
+
+
+def shown_commands() -> Iterator[Shown]:
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for kind, block in re.findall(r"```(bash|console)\n(.*?)```", text, flags=re.DOTALL):
+            if kind == "bash":
+                for line in block.splitlines():
+                    command = re.sub(r"\s+#.*", "", line)
+                    for part in command.split(" && "):
+                        yield Shown(page.name, part, None)
+            else:
+                for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+                    command, _, output = part.partition("\n")
+                    yield Shown(page.name, command, output)
+
+
+SHOWN = list(shown_commands())
+
+
+def of_kind(*names: str) -> list[Any]:
+    return [
+        pytest.param(shown, id=f"{shown.page}-{shown.command[:80]}")
+        for shown in SHOWN
+        if shlex.split(shown.command)[:1] == ["memplan"] and shlex.split(shown.command)[1] in names
+    ]
+
+
+@pytest.fixture
+def a_quiet_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the data in ``data``, two threads, and nothing measured on the machine."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.setenv("TKBC_DATA", str(REAL_DATA))
+    monkeypatch.chdir(tmp_path)
+    if REAL_DATA.is_dir():
+        (tmp_path / "data").symlink_to(REAL_DATA)
+    return tmp_path
+
+
+def test_the_pages_show_commands() -> None:
+    assert len(SHOWN) > 30
+    assert {shown.page for shown in SHOWN} >= {"README.md", "huong-dan.vi.md", "using.md"}
+
+
+@pytest.mark.usefixtures("a_quiet_machine")
+@pytest.mark.parametrize("shown", of_kind(*PLANNING))
+def test_the_planner_says_what_the_page_shows(shown: Shown) -> None:
+    result = CliRunner().invoke(app, shlex.split(shown.command)[1:])
+    assert result.exit_code in ((0,) if shown.output is None else (0, 3)), result.output
+    if shown.output is not None:
+
+        def lines(text: str) -> list[str]:
+            return [line.rstrip() for line in text.strip().splitlines()]
+
+        assert lines(result.output) == lines(shown.output)
+
+
+class _Planned(Exception):  # noqa: N818 - no error: the command has come as far as training
+    pass
+
+
+@pytest.fixture
+def planned(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What training would begin with; it does not begin."""
+    begun: list[Any] = []
+
+    def train(plan: Any, graph: Any, settings: Any, *_: Any, **__: Any) -> None:
+        begun.append((plan.workload, graph.name, settings))
+        raise _Planned
+
+    monkeypatch.setattr("tkbc.training.train", train)
+    monkeypatch.setattr("memplan.job.prepare_torch", lambda *_: None)
+    return begun
+
+
+@pytest.mark.usefixtures("a_quiet_machine")
+@pytest.mark.parametrize("shown", of_kind("train"))
+def test_every_training_command_shown_begins_to_train(shown: Shown, planned: list[Any], real_data: Path) -> None:
+    result = CliRunner().invoke(app, shlex.split(shown.command)[1:])
+    assert isinstance(result.exception, _Planned), result.output
+    assert len(planned) == 1
+
+
+@pytest.mark.usefixtures("a_quiet_machine")
+@pytest.mark.parametrize("shown", of_kind("sweep"))
+def test_every_sweep_shown_begins(shown: Shown, monkeypatch: pytest.MonkeyPatch, real_data: Path) -> None:
+    begun: list[Any] = []
+    monkeypatch.setattr("memplan.sweep_job.search", lambda _, sweep, *__, **___: begun.append(sweep))
+    result = CliRunner().invoke(app, shlex.split(shown.command)[1:])
+    assert result.exit_code == 0, result.output
+    assert len(begun) == 1
+
+
+@pytest.mark.usefixtures("a_quiet_machine")
+def test_the_guide_s_recipe_is_what_its_command_trains(planned: list[Any], real_data: Path) -> None:
+    (command,) = [c for c in guide_commands() if "--dataset ICEWS14" in c and "--max_epochs 100" in c]
+    words = shlex.split(command.replace("\\\n", " "))
+    with pytest.raises(_Planned):
+        learner.main(words[2:])
+    result = CliRunner().invoke(
+        app, ["train", "--auto-fit-gpu", "--dataset", "ICEWS14", "--model", "TNTPairRE", "--recipe", "guide"]
+    )
+    assert isinstance(result.exception, _Planned), result.output
+    assert planned[0] == planned[1]
+
+
+@pytest.mark.parametrize(
+    "command", [s.command for s in SHOWN if s.command.startswith("python tkbc/")], ids=lambda command: command[:60]
+)
+@pytest.mark.usefixtures("a_quiet_machine")
+def test_every_learner_command_shown_begins_to_train(command: str, planned: list[Any], real_data: Path) -> None:
+    with pytest.raises(_Planned):
+        learner.main(shlex.split(command)[2:])
+
+
+def test_every_script_that_is_named_is_there() -> None:
+    named = {
+        name
+        for page in PAGES
+        for name in re.findall(r"python ((?:benchmarks|examples|tkbc)/\w+\.py)", page.read_text(encoding="utf-8"))
+    }
+    assert len(named) >= 5
+    for name in named:
+        assert (ROOT / name).is_file(), name
+
+
+def test_every_page_that_is_linked_is_there() -> None:
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_the_vietnamese_guide_has_every_section_of_the_old_one() -> None:
+    if not GUIDE.is_file():
+        pytest.skip(f"no guide in {GUIDE.parent}")
+    n_solutions = len(re.findall(r"^### \d", GUIDE.read_text(encoding="utf-8"), flags=re.MULTILINE))
+    n_sections = len(re.findall(r"^## ", GUIDE.read_text(encoding="utf-8"), flags=re.MULTILINE))
+    ours = (ROOT / "docs" / "huong-dan.vi.md").read_text(encoding="utf-8")
+    assert len(re.findall(r"^### \d", ours, flags=re.MULTILINE)) == n_solutions == 4
+    assert len(re.findall(r"^## ", ours, flags=re.MULTILINE)) == n_sections
+
+
+def test_the_tables_of_results_are_what_is_kept() -> None:
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        spec = importlib.util.spec_from_file_location("reproduce", ROOT / "benchmarks" / "reproduce.py")
+        assert spec is not None
+        assert spec.loader is not None
+        reproduce = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(reproduce)
+    finally:
+        sys.path.remove(str(ROOT / "benchmarks"))
+    kept = json.loads(reproduce.KEPT.read_text(encoding="utf-8"))
+    assert set(kept) == set(reproduce.EXPERIMENTS)
+    for rows in kept.values():
+        for row in rows:
+            assert row["predicted_bytes"] == row["measured_bytes"]
+    for page in reproduce.PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert reproduce.with_tables(text, kept) == text
+        assert text.count("<!-- table") == text.count("| predicted B |") == 3
