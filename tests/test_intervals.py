@@ -30,6 +30,7 @@ from tkbc.evaluation import count_rivals
 from tkbc.loss import softmax_cross_entropy
 from tkbc.models import MODELS, Batch, Model
 from tkbc.models.base import gradient
+from tkbc.prediction import Question, known_answers
 from tkbc.scoring import make_score
 from tkbc.scoring.reference import FORMULAS
 from tkbc.trainer import Trainer
@@ -389,3 +390,27 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one_bit_for_bit(
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
     check = json.loads((tmp_path / "whole" / "memory_check.json").read_text())
     assert [phase["relative_error"] for phase in check["phases"]] == [0] * len(check["phases"])
+
+
+def test_known_answers_hold_at_the_question_s_time() -> None:
+    """Open, closed, point and overlapping facts; of those that do not hold, the end nearer to the question."""
+    names = (("a", "b", "c", "d"), ("r",), tuple("0123456"))
+    train = np.array([[0, 0, 1, 2, 4], [0, 0, 1, 4, 5], [0, 0, 2, 0, 6], [0, 0, 3, 3, 3], [1, 0, 3, 0, 6]], np.int32)
+    test = np.array([[0, 0, 3, 5, 6], [0, 0, 1, 0, 0]], np.int32)
+    graph = Dataset("small", *names, train, test[:1], test)
+    every_fact = {"train": train.tolist(), "valid": test[:1].tolist(), "test": test.tolist()}
+    for time in range(7):
+        splits: dict[int, list[str]] = {}
+        others: dict[int, set[int]] = {}
+        for split, facts in every_fact.items():
+            for head, _, tail, begin, end in facts:
+                if head == 0 and begin <= time <= end:
+                    splits.setdefault(tail, [])
+                    splits[tail] += [split] if split not in splits[tail] else []
+                elif head == 0:
+                    others.setdefault(tail, set()).add(min(begin, end, key=lambda t: abs(t - time)))
+        known = known_answers(graph, Question(0, 0, time, asks_tail=True))
+        assert known.keys() == splits.keys() | others.keys()
+        for tail, found in known.items():
+            assert list(found.splits) == splits.get(tail, [])
+            assert list(found.other_times) == sorted(others.get(tail, ()))

@@ -34,7 +34,8 @@ class Known(NamedTuple):
     splits: tuple[Split, ...]
     """The splits that hold it at the question's time."""
     other_times: tuple[int, ...]
-    """The other times at which any split holds it, in order; none where the question has no time."""
+    """The other times at which any split holds it, in order (of an interval the end nearer to the question); none where
+    the question has no time."""
 
 
 class Answer(NamedTuple):
@@ -90,7 +91,10 @@ def score_all(model: Model, question: Question) -> Tensor:
 
 
 def known_answers(data: Dataset, question: Question) -> dict[int, Known]:
-    """Return every answer that the data hold as a fact, with where. Here alone it matters how facts are kept."""
+    """Return every answer that the data hold as a fact, with where. Here alone it matters how facts are kept.
+
+    A fact at one time is (n, 4), its fourth column the time; one over an interval (n, 5), ending with begin and end.
+    """
     given, asked = (0, 2) if question.asks_tail else (2, 0)
     splits: dict[int, list[Split]] = {}
     other_times: dict[int, set[int]] = {}
@@ -99,11 +103,11 @@ def known_answers(data: Dataset, question: Question) -> dict[int, Known]:
         found = facts[(facts[:, given] == question.entity) & (facts[:, 1] == question.relation)]
         now: npt.NDArray[np.bool_] = np.full(len(found), fill_value=True)
         if question.time is not None:
-            now = found[:, 3] == question.time
+            now = (found[:, 3] <= question.time) & (question.time <= found[:, -1])
         for entity in np.unique(found[now][:, asked]).tolist():
             splits.setdefault(entity, []).append(name)
-        for entity, time in found[~now][:, [asked, 3]].tolist():
-            other_times.setdefault(entity, set()).add(time)
+        for entity, begin, end in found[~now][:, [asked, 3, -1]].tolist():
+            other_times.setdefault(entity, set()).add(begin if begin > (question.time or 0) else end)
     return {
         entity: Known(tuple(splits.get(entity, ())), tuple(sorted(other_times.get(entity, ()))))
         for entity in splits.keys() | other_times.keys()
