@@ -109,7 +109,7 @@ DATASETS: dict[str, DatasetEntry] = {
             Shape(n_entities=432_715, n_relations=407, n_timestamps=1_726, n_facts=7_224_361, intervals=True),
             n_valid=None,
             n_test=None,
-            source="Lacroix et al., ICLR 2020, arXiv 2004.04926, by shape: neither its files nor its table were at hand",
+            source="Lacroix et al., ICLR 2020, arXiv 2004.04926, by shape: no file, no table at hand",
             how_to_get="https://github.com/facebookresearch/tkbc, whose scripts/download_data.sh fetches its raw files",
         ),
     )
