@@ -19,7 +19,7 @@ SWITCHES = {
     "tensorboard": ("--tensorboard", ""),
 }
 """The flags that take no value: where the setting is on, and where it is off."""
-SETTINGS = ("learning_rate", "max_epochs", "valid_freq", "patience", "checkpoint_minutes", "seed", "strict_memory",
+SETTINGS = ("learning_rate", "init_scale", "max_epochs", "valid_freq", "patience", "checkpoint_minutes", "seed", "strict_memory",
             "deterministic", "tensorboard")  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from memplan.errors import UsageError, unknown_name
 from memplan.workload import TRAITS, ModelName
 
-NUMBERS = ("learning_rate", "emb_reg", "time_reg")
+NUMBERS = ("learning_rate", "init_scale", "emb_reg", "time_reg")
 COUNTS = ("rank", "batch_size")
 SWITCHES = ("unit_norm", "no_time_emb")
 CHOICES = ("score", "optimizer")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 
 from memplan.recipes import find_recipe
-from memplan.workload import ModelName, build_workload
+from memplan.workload import ModelName, Score, build_workload
+from tests.test_models import SCORED
 from tkbc.data import Dataset, load_dataset
 from tkbc.evaluation import Metrics, evaluate
 from tkbc.trainer import Trainer
@@ -38,3 +40,15 @@ def test_tntpaire_learns_icews14_in_five_epochs(real_data: Path) -> None:
     found = train_and_rank(load_dataset("ICEWS14", real_data), "TNTPairRE", epochs=5, recipe_name="plain")
     assert found.mrr >= 0.42
     assert found.hits_at_10 >= 0.62
+
+
+@pytest.mark.parametrize(("name", "score"), SCORED)
+def test_every_model_leaves_ln_n_from_its_initial_embeddings(name: ModelName, score: Score) -> None:
+    """Where embeddings begin too small their products vanish, gradients fall below Adagrad's ε, nothing is learned."""
+    graph = load_dataset("demo")
+    workload = build_workload(graph.shape, model=name, score=score, rank=32, batch_size=500, threads=1)
+    trainer = Trainer(workload, graph.train, learning_rate=0.1)
+    for part in trainer.shuffled(1).split(500)[:40]:
+        trainer.step(part)
+    first = trainer.totals[0, 0].item() / (40 * 500)
+    assert first < 0.999 * math.log(graph.shape.n_entities)

@@ -66,6 +66,7 @@ class Run:
                     dataset.train,
                     learning_rate=self.settings.learning_rate,
                     seed=self.settings.seed,
+                    init_scale=self.settings.init_scale,
                     phase=self.watch.meter.phase,
                 )
         except (MemoryError, RuntimeError) as error:

@@ -14,6 +14,8 @@ class TrainSettings(BaseModel):
 
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     max_epochs: Annotated[int, Field(ge=1, le=10**9)]
+    init_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Standard deviation of the initial embeddings; None: the model's own."""
     valid_freq: Annotated[int, Field(ge=1, le=10**9)] = 5
     """Validate after every this many epochs, and after the last."""
     patience: Annotated[int, Field(ge=1, le=10**9)] | None = None

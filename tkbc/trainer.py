@@ -50,6 +50,7 @@ class Trainer:
         *,
         learning_rate: float,
         seed: int = 0,
+        init_scale: float | None = None,
         phase: PhaseMarker = no_phase,
     ) -> None:
         self.workload = workload
@@ -59,7 +60,7 @@ class Trainer:
         self.score = make_score_of(workload)
         with phase("setup"):
             generator = torch.Generator(device).manual_seed(seed)
-            self.model = MODELS[workload.model](workload, generator)
+            self.model = MODELS[workload.model](workload, generator, init_scale)
             for parameter in self.model.parameters():
                 parameter.grad = torch.zeros_like(parameter, requires_grad=False)
             if workload.unit_norm:

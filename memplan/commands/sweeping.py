@@ -28,6 +28,7 @@ def sweep(
     trials: Annotated[int | None, typer.Option(help="Stop at this many trials in all.", min=1)] = None,
     minutes: Annotated[float | None, typer.Option(help="Stop after this long; the trial under way is kept.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Of every trial; else the recipe's.")] = None,
+    init_scale: Annotated[float | None, typer.Option(help="Of every trial; else the model's.")] = None,
     max_epochs: Annotated[int | None, typer.Option(help="Epochs of a trial; else the recipe's.")] = None,
     valid_freq: Annotated[int | None, typer.Option(help="Validate after every this many epochs (5).")] = None,
     seed: Annotated[int | None, typer.Option(help="Of every trial, and of what is proposed (0).")] = None,
@@ -43,7 +44,8 @@ def sweep(
     from memplan.sweep import new_sweep, read_sweep, require_optuna
 
     require_optuna()
-    settings = {"learning_rate": learning_rate, "max_epochs": max_epochs, "valid_freq": valid_freq, "seed": seed}
+    settings: dict[str, Any] = {"learning_rate": learning_rate, "init_scale": init_scale, "max_epochs": max_epochs}
+    settings |= {"valid_freq": valid_freq, "seed": seed}
     if trials is None and minutes is None:
         raise UsageError("say when to stop: --trials, --minutes or both")
     if resume is not None:

@@ -22,6 +22,9 @@ def train(
     ] = False,
     plan_file: Annotated[Path | None, typer.Option("--plan", help="Train this plan, as plan --json wrote it.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Of the optimizer; else the recipe's.")] = None,
+    init_scale: Annotated[
+        float | None, typer.Option(help="Standard deviation of the initial embeddings; else the model's.")
+    ] = None,
     max_epochs: Annotated[int | None, typer.Option(help="Epochs; else the recipe's.")] = None,
     valid_freq: Annotated[int | None, typer.Option(help="Validate after every this many epochs (5).")] = None,
     patience: Annotated[
@@ -50,6 +53,7 @@ def train(
 
     settings = {
         "learning_rate": learning_rate,
+        "init_scale": init_scale,
         "max_epochs": max_epochs,
         "valid_freq": valid_freq,
         "patience": patience,
@@ -62,7 +66,13 @@ def train(
     if resume is not None:
         from memplan.resume import resume_command
 
-        refused = {"--auto-fit-gpu": auto_fit_gpu, "--plan": plan_file, "--run-dir": run_dir, "--seed": seed}
+        refused: dict[str, object] = {
+            "--auto-fit-gpu": auto_fit_gpu,
+            "--plan": plan_file,
+            "--run-dir": run_dir,
+            "--seed": seed,
+        }
+        refused["--init-scale"] = init_scale
         resume_command(resume, given, settings, [flag for flag, value in refused.items() if value not in (None, False)])
         return
     run_command(given, settings, auto_fit=auto_fit_gpu, plan_file=plan_file, run_folder=run_dir)

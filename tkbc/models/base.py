@@ -37,16 +37,19 @@ class Model(nn.Module, ABC):
     """
 
     initial_scale: ClassVar[float] = 1e-2
+    """Standard deviation of the initial embeddings, where the user gives none."""
 
     entity: nn.Parameter
 
-    def __init__(self, workload: Workload, generator: torch.Generator | None = None) -> None:
+    def __init__(
+        self, workload: Workload, generator: torch.Generator | None = None, init_scale: float | None = None
+    ) -> None:
         super().__init__()
         self.workload = workload
         self.traits = workload.traits
         for name, rows in self.tables(workload).items():
             table = torch.empty((rows, workload.width), dtype=torch.float32, device=workload.device)
-            table.normal_(0.0, self.initial_scale, generator=generator)
+            table.normal_(0.0, self.initial_scale if init_scale is None else init_scale, generator=generator)
             self.register_parameter(name, nn.Parameter(table))
 
     @staticmethod
