@@ -19,8 +19,8 @@ SWITCHES = {
     "tensorboard": ("--tensorboard", ""),
 }
 """The flags that take no value: where the setting is on, and where it is off."""
-SETTINGS = ("learning_rate", "init_scale", "max_epochs", "valid_freq", "patience", "checkpoint_minutes", "seed", "strict_memory",
-            "deterministic", "tensorboard")  # fmt: skip
+SETTINGS = ("learning_rate", "init_scale", "max_epochs", "valid_freq", "patience", "checkpoint_minutes", "seed",
+            "strict_memory", "deterministic", "tensorboard")  # fmt: skip
 
 
 def how_to_repeat(plan: Plan, config: dict[str, Any]) -> str:
