@@ -194,7 +194,8 @@ def _announce(
             plan.model_copy(update={"budget_bytes": target.budget_bytes, "budget_source": target.budget_source}), target
         )
     )
-    console.print(f"learning rate {settings.learning_rate:g}, {settings.max_epochs} epochs{source}")
+    epochs = "1 epoch" if settings.max_epochs == 1 else f"{settings.max_epochs} epochs"
+    console.print(f"learning rate {settings.learning_rate:g}, {epochs}{source}")
 
 
 def supervise(console: Console, run: Callable[[Reporter, Callable[[], bool]], Result]) -> None:

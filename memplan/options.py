@@ -280,7 +280,8 @@ def _find_graph(given: JobOptions) -> Graph:
     counts = {field: getattr(given, field, None) for field in Shape.model_fields}
     some = {field: value for field, value in counts.items() if value is not None}
     if some and given.dataset is not None:
-        raise UsageError("--dataset and a graph given by its counts exclude each other; leave one out")
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in some)
+        raise UsageError(f"--dataset and a graph given by its counts ({flags}) exclude each other; leave one out")
     if some:
         missing = [f"--{field.replace('_', '-')}" for field in counts if field.startswith("n_") and field not in some]
         if missing:

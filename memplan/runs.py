@@ -69,13 +69,16 @@ def read_run(folder: Path) -> RunInfo:
                     best = mrr if best is None else max(best, mrr)
             elif "test" in line:
                 test = float(line["test"]["both"]["mrr"])
+    config = read_object(folder / "config.json")
+    # A sweep's trial ranks no test split.
+    is_finished = test is not None or (config.get("rank_test") is False and epochs >= config.get("max_epochs", 0))
     measured = read_object(folder / "memory_check.json")
     peak = measured.get("peak")
     with suppress(OSError):
         changed = (folder / "metrics.jsonl").stat().st_mtime
         return RunInfo(
             folder=folder,
-            state="running" if is_running(folder) else "interrupted" if test is None else "finished",
+            state="running" if is_running(folder) else "finished" if is_finished else "interrupted",
             changed=changed,
             model=plan.workload.model,
             dataset=plan.workload.dataset,
@@ -88,7 +91,7 @@ def read_run(folder: Path) -> RunInfo:
             planned_bytes=plan.peak.device_bytes,
             measured_bytes=peak["measured"]["requested_bytes"] if isinstance(peak, dict) else None,
             epochs=epochs,
-            max_epochs=read_object(folder / "config.json").get("max_epochs"),
+            max_epochs=config.get("max_epochs"),
             valid_mrr=best,
             test_mrr=test,
         )

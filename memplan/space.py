@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
@@ -134,7 +135,7 @@ def flags(values: dict[str, Any]) -> str:
         elif isinstance(value, bool):
             parts.append(flag if value else f"--no-{flag[2:]}")
         else:
-            parts.append(f"{flag} {_text(value)}")
+            parts.append(f"{flag} {shlex.quote(_text(value))}")
     return " ".join(parts)
 
 

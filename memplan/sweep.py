@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from memplan.errors import MemplanError, UsageError
+from memplan.errors import DoesNotFitError, MemplanError, UsageError
 from memplan.options import JobOptions, SearchOptions
 from memplan.runs import read_lines
 from memplan.space import Dimension, Range, Value, flags
@@ -33,6 +33,11 @@ SWEEPS = Path("sweeps")
 TRIALS_FILE = "trials.jsonl"
 STARTUP_TRIALS = 5
 """Trials that end before any is given up for falling behind the median of the others at the same epoch."""
+
+HOPELESS_TRIALS = 20
+"""Trials that do not fit, and none that does, after which a sweep is given up."""
+ATTEMPTS = 50
+"""Proposals of settings that were tried already, after which a space counts as searched."""
 
 TrialState = Literal["finished", "pruned", "does not fit", "failed"]
 
@@ -49,6 +54,10 @@ class Sweep(BaseModel):
     space: tuple[Dimension, ...]
     seed: int = 0
     """Of the proposals; every trial trains with the seed in ``settings``."""
+    max_trials: int | None = None
+    """Trials in all; None: no limit."""
+    minutes: float | None = None
+    """Of a sitting; None: no limit."""
 
     @property
     def options(self) -> SearchOptions:
@@ -91,12 +100,19 @@ def new_folder(name: str) -> Path:
     return folder
 
 
-def new_sweep(folder: Path, given: SearchOptions, settings: dict[str, Any], space: list[Dimension], seed: int) -> Sweep:
-    """Make a sweep's folder and return what it searches.
+def new_sweep(
+    given: SearchOptions,
+    settings: dict[str, Any],
+    space: list[Dimension],
+    *,
+    seed: int = 0,
+    max_trials: int | None = None,
+    minutes: float | None = None,
+) -> Sweep:
+    """Return a sweep with what the user gave held fast.
 
     Raises:
         UsageError: a setting is both searched and given.
-        MemplanError: there is something of that name, or it cannot be written.
     """
     held = {name: value for name, value in vars(given).items() if value not in (None, False)}
     held = {name: str(value) if isinstance(value, Path) else value for name, value in held.items()}
@@ -106,7 +122,16 @@ def new_sweep(folder: Path, given: SearchOptions, settings: dict[str, Any], spac
     both = [dimension.name for dimension in space if dimension.name in held or dimension.name in kept]
     if both:
         raise UsageError(f"{both[0]} is both given and searched over; leave one out")
-    sweep = Sweep(given=held, settings=kept, space=tuple(space), seed=seed)
+    limits = {"max_trials": max_trials, "minutes": minutes}
+    return Sweep(given=held, settings=kept, space=tuple(space), seed=seed, **limits)
+
+
+def keep_sweep(folder: Path, sweep: Sweep) -> None:
+    """Make a sweep's folder.
+
+    Raises:
+        MemplanError: there is something of that name, or it cannot be written.
+    """
     try:
         folder.mkdir(parents=True)
         (folder / "sweep.json").write_text(sweep.model_dump_json(indent=2) + "\n", encoding="utf-8")
@@ -114,7 +139,6 @@ def new_sweep(folder: Path, given: SearchOptions, settings: dict[str, Any], spac
         raise MemplanError(f"{folder}: there is a sweep already; --resume {folder} goes on with it") from None
     except OSError as error:
         raise MemplanError(f"{folder}: cannot be made: {error.strerror}; choose another with --sweep-dir") from None
-    return sweep
 
 
 def read_sweep(folder: Path) -> Sweep:
@@ -167,9 +191,10 @@ def search(
     must_stop: Callable[[], bool],
     on_end: Callable[[Trial], None],
 ) -> None:
-    """Run trials until there are ``max_trials``, or until ``must_stop``.
+    """Run trials until there are ``max_trials``, until ``must_stop``, or until there is nothing new to try.
 
     Raises:
+        DoesNotFitError: no trial fits the budget, nor seems likely to.
         MemplanError: Optuna is not installed.
     """
     optuna = require_optuna()
@@ -180,19 +205,17 @@ def search(
         number = len(ended)
         if max_trials is not None and number >= max_trials:
             return
-        sampler = optuna.samplers.TPESampler(seed=_seed(sweep.seed, number))
-        pruner = optuna.pruners.MedianPruner(STARTUP_TRIALS)
-        study = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner)
-        study.add_trials([_frozen(trial, distributions) for trial in ended])
-        proposed = study.ask(distributions)
-        params = {dimension.name: _rounded(proposed.params[dimension.name], dimension) for dimension in sweep.space}
-        options: dict[str, Any] = {
-            name: str(value) if name == "rank" else value for name, value in params.items() if _is_option(name)
-        }
-        settings = {**sweep.settings, **{name: value for name, value in params.items() if not _is_option(name)}}
+        if number >= HOPELESS_TRIALS and all(trial.state == "does not fit" for trial in ended):
+            raise DoesNotFitError(f"none of {number} trials fits: {ended[-1].why}")
+        found_new = _propose(sweep, ended, distributions)
+        if found_new is None:
+            return
+        proposed, params = found_new
+        options, settings = split_params(params)
+        given = dataclasses.replace(sweep.options, **options)
         trial_folder = folder / "trials" / f"{number:04}"
         watcher = Watcher(proposed, must_stop)
-        found = train(dataclasses.replace(sweep.options, **options), settings, trial_folder, watcher)
+        found = train(given, {**sweep.settings, **settings}, trial_folder, watcher)
         if found is None:
             return
         found = found.model_copy(update={"trial": number, "params": params})
@@ -201,11 +224,40 @@ def search(
         on_end(found)
 
 
+def split_params(params: dict[str, Value]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return which of a trial's values are options of the run, and which are training settings."""
+    names = {field.name for field in dataclasses.fields(JobOptions)}
+    options = {name: str(value) if name == "rank" else value for name, value in params.items() if name in names}
+    return options, {name: value for name, value in params.items() if name not in names}
+
+
+def _propose(
+    sweep: Sweep, ended: list[Trial], distributions: dict[str, BaseDistribution]
+) -> tuple[optuna.trial.Trial, dict[str, Value]] | None:
+    """Return the next trial and its values, which none that ended had; None where no such is proposed."""
+    optuna = require_optuna()
+    for attempt in range(ATTEMPTS):
+        sampler = optuna.samplers.TPESampler(seed=_seed(sweep.seed, len(ended), attempt))
+        pruner = optuna.pruners.MedianPruner(STARTUP_TRIALS)
+        study = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner)
+        study.add_trials([_frozen(trial, distributions) for trial in ended])
+        proposed = study.ask(distributions)
+        params = {dimension.name: _rounded(proposed.params[dimension.name], dimension) for dimension in sweep.space}
+        if all(trial.params != params for trial in ended):
+            return proposed, params
+    return None
+
+
 def _keep(folder: Path, trials: list[Trial]) -> None:
     # Whole and renamed: a line appended behind half a line, left by a kill, would be lost with it.
     new = folder / f"{TRIALS_FILE}.new"
     new.write_text("".join(trial.model_dump_json() + "\n" for trial in trials), encoding="utf-8")
     new.replace(folder / TRIALS_FILE)
+
+
+def best_of(trials: list[Trial]) -> Trial | None:
+    """Return the trial with the highest valid MRR; None where none has any."""
+    return next((trial for trial in best_first(trials) if trial.valid_mrr is not None), None)
 
 
 def best_first(trials: list[Trial]) -> list[Trial]:
@@ -224,10 +276,6 @@ def require_optuna() -> Any:
     except ImportError:
         raise MemplanError("memplan sweep needs Optuna: pip install 'memplan-tkbc[sweep]'") from None
     return optuna
-
-
-def _is_option(name: str) -> bool:
-    return name in {field.name for field in dataclasses.fields(JobOptions)}
 
 
 def _distribution(dimension: Dimension) -> BaseDistribution:
@@ -254,10 +302,10 @@ def _frozen(trial: Trial, distributions: dict[str, BaseDistribution]) -> optuna.
     )
 
 
-def _seed(seed: int, number: int) -> int:
+def _seed(*numbers: int) -> int:
     import numpy as np
 
-    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def _rounded(value: Value, dimension: Dimension) -> Value:

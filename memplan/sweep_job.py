@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from pathlib import Path
 from typing import Any
@@ -9,51 +10,68 @@ from typing import Any
 from rich.console import RenderableType
 
 from memplan.devices import resolve
-from memplan.options import SearchOptions, gather, of_loaded
+from memplan.errors import DoesNotFitError
+from memplan.options import Graph, SearchOptions, gather, of_loaded
 from memplan.report import listing, make_console
-from memplan.space import flags
-from memplan.sweep import Sweep, Trial, Watcher, best_first, deadline, read_trials, search
+from memplan.space import Range, flags
+from memplan.sweep import (
+    Sweep,
+    Trial,
+    Watcher,
+    best_first,
+    best_of,
+    deadline,
+    keep_sweep,
+    read_trials,
+    search,
+    split_params,
+)  # fmt: skip
 from memplan.sweep_plot import draw_trials
 from memplan.trial_job import train_trial
 from memplan.units import format_bytes
+from memplan.workload import build_workload, validated
 from tkbc.data import load_dataset
 from tkbc.progress import stop_on_signal
+from tkbc.settings import TrainSettings
 
 SHOWN = 10
 """Trials in the table at the end."""
 
 
-def run_sweep(
-    folder: Path, sweep: Sweep, *, max_trials: int | None, minutes: float | None, quiet_stdout: bool = False
-) -> list[Trial]:
-    """Run trials until there are ``max_trials`` or ``minutes`` have passed, and return all that ended.
-
-    ``quiet_stdout``: what happens is told on stderr.
+def run_sweep(folder: Path, sweep: Sweep, *, is_new: bool, quiet: bool = False) -> list[Trial]:
+    """Run trials until the sweep's limits, and return all that ended; ``quiet``: tell nothing.
 
     Ends the process with 128 and the signal's number where a signal stopped it; the trial under way is kept.
 
     Raises:
-        MemplanError: the data, the device or an option cannot be used.
+        DoesNotFitError: no trial fitted the budget.
+        MemplanError: the data, the device, an option or a value of the space cannot be used.
     """
     console = make_console()
-    console.stderr = quiet_stdout
+    console.quiet = quiet
     given = sweep.options
     target = resolve(given.device, given.budget)
     graph = load_dataset(given.dataset or "demo", given.data_dir)
-    gather(given, of_loaded(graph.dataset, graph))  # a wrong option is told before anything is proposed
+    _check(sweep, of_loaded(graph.dataset, graph))
+    if is_new:
+        keep_sweep(folder, sweep)
     console.print(f"sweep in {folder}: {', '.join(str(dimension) for dimension in sweep.space)}", soft_wrap=True)
-    time_is_up = deadline(minutes)
+    time_is_up = deadline(sweep.minutes)
     with console.status("preparing") as status, stop_on_signal(console) as stopped_by:
 
         def train(options: SearchOptions, settings: dict[str, Any], where: Path, watcher: Watcher) -> Trial | None:
-            best = best_first(read_trials(folder))[:1]
-            so_far = f"; best valid MRR so far {best[0].valid_mrr:.4f}" if best and best[0].valid_mrr else ""
+            best = best_of(read_trials(folder))
+            so_far = "" if best is None else f"; best valid MRR so far {best.valid_mrr:.4f}"
             number = where.name.lstrip("0") or "0"
 
             def show(text: str) -> None:
                 status.update(f"trial {number}: {text}{so_far}")
 
-            return train_trial(options, settings, where, watcher, graph, target, show)
+            def show_validation(text: str) -> None:
+                if not console.is_terminal:
+                    console.print(f"trial {number}  {text}")
+
+            return train_trial(options, settings, where, watcher, graph, target, (show, show_validation))
 
         def on_end(trial: Trial) -> None:
             console.print(_line(trial), soft_wrap=True)
@@ -62,22 +80,46 @@ def run_sweep(
             folder,
             sweep,
             train,
-            max_trials=max_trials,
+            max_trials=sweep.max_trials,
             must_stop=lambda: stopped_by() is not None or time_is_up(),
             on_end=on_end,
         )
     trials = read_trials(folder)
-    if trials:
+    best = best_of(trials)
+    if best is not None:
         console.print(_table(trials))
-        console.print(f"the best, trained whole:\n  {sweep.command(best_first(trials)[0].params)}", soft_wrap=True)
+        console.print(f"the best, trained whole:\n  {sweep.command(best.params)}", soft_wrap=True)
         picture = folder / "trials.png"
         if draw_trials(sweep.space, trials, picture):
             console.print(f"drawn in {picture}", soft_wrap=True)
-    console.print(f"go on with\n  memplan sweep --resume {shlex.quote(str(folder))} --minutes 60", soft_wrap=True)
+    if sweep.max_trials is None or len(trials) < sweep.max_trials:
+        kept = (
+            "; the trial under way goes on where it was" if (folder / "trials" / f"{len(trials):04}").exists() else ""
+        )
+        console.print(f"stopped with {len(trials)} trials ended{kept}. Go on with", soft_wrap=True)
+        console.print(f"  memplan sweep --resume {shlex.quote(str(folder))}", soft_wrap=True)
     number = stopped_by()
     if number is not None:
         raise SystemExit(128 + number)
+    if trials and all(trial.state == "does not fit" for trial in trials):
+        raise DoesNotFitError(f"no trial fits: {trials[-1].why}")
     return trials
+
+
+def _check(sweep: Sweep, graph: Graph) -> None:
+    """Try every value that is listed, and both ends of every range, by itself, before anything is begun.
+
+    Raises:
+        UsageError: one that no trial can have.
+    """
+    for dimension in sweep.space:
+        values = (dimension.low, dimension.high) if isinstance(dimension, Range) else dimension.values
+        for value in values:
+            whole = int(value) if isinstance(dimension, Range) and dimension.is_whole else value
+            options, settings = split_params({dimension.name: whole})
+            job = gather(dataclasses.replace(sweep.options, **options), graph)
+            build_workload(graph.shape, **job.settings)
+            validated(TrainSettings, {"learning_rate": 0.1, "max_epochs": 1, **sweep.settings, **settings})
 
 
 def _line(trial: Trial) -> str:

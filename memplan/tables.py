@@ -132,7 +132,7 @@ def runs_listing(runs: Iterable[RunInfo]) -> tuple[Sequence[str], list[Sequence[
                "measured>", "epochs>", "valid MRR>", "test MRR>")  # fmt: skip
     rows: list[Sequence[str]] = [
         (
-            run.folder.name,
+            str(run.folder),
             run.state,
             run.model,
             Path(run.dataset or "").name,

@@ -30,8 +30,8 @@ Show = Callable[[str], None]
 class _TrialReporter(Reporter):
     """Hands validations to the watcher, and a line about the epoch to whoever shows it."""
 
-    def __init__(self, watcher: Watcher, show: Show) -> None:
-        self._watcher, self._show = watcher, show
+    def __init__(self, watcher: Watcher, show: Show, show_validation: Show) -> None:
+        self._watcher, self._show, self._show_validation = watcher, show, show_validation
 
     def epoch_begins(self, epoch: int, n_epochs: int, n_examples: int) -> None:  # noqa: ARG002
         """Show which epoch it is."""
@@ -41,6 +41,7 @@ class _TrialReporter(Reporter):
         """Note its validation."""
         if report.valid is not None:
             self._watcher.validated(report.epoch, report.valid.both.mrr)
+            self._show_validation(f"epoch {report.epoch}  valid MRR {report.valid.both.mrr:.4f}")
 
 
 def train_trial(
@@ -50,12 +51,14 @@ def train_trial(
     watcher: Watcher,
     graph: Dataset,
     target: Target,
-    show: Show,
+    show: tuple[Show, Show],
 ) -> Trial | None:
     """Train as the options say, in ``folder``; go on with what is there already. None where it was told to stop.
 
+    ``show``: what is told of an epoch that begins, and of a validation.
+
     Raises:
-        MemplanError: an option is wrong whatever the trial's own values are.
+        MemplanError: the run's folder cannot be made.
     """
     try:
         plan = plan_given(given, target, of_loaded(graph.dataset, graph))
@@ -79,11 +82,13 @@ def train_trial(
     return _ended(folder, plan, watcher, "pruned" if watcher.is_pruned else "finished")
 
 
-def _train(plan: Plan, graph: Dataset, settings: TrainSettings, folder: Path, watcher: Watcher, show: Show) -> Result:
+def _train(
+    plan: Plan, graph: Dataset, settings: TrainSettings, folder: Path, watcher: Watcher, show: tuple[Show, Show]
+) -> Result:
     from tkbc.checkpoints import Checkpoints
     from tkbc.training import resume, train
 
-    reporter = _TrialReporter(watcher, show)
+    reporter = _TrialReporter(watcher, *show)
     if not folder.exists():
         return train(plan, graph, settings, folder, reporter, watcher.should_stop)
     found = Checkpoints(folder / "checkpoint").newest(lambda _: None)

@@ -16,7 +16,7 @@ from memplan.errors import UsageError
 from memplan.options import SearchOptions
 from memplan.recipes import RECIPES, find_recipe
 from memplan.space import Choice, Range, default_space, flags, parse_space
-from memplan.sweep import Trial, Watcher, best_first, new_sweep, read_trials, search
+from memplan.sweep import Trial, Watcher, best_first, keep_sweep, new_sweep, read_trials, search
 from memplan.workload import TRAITS, Workload
 from tests.conftest import random_graph, write_folder
 from tests.test_cli import fails, invoke, read_json
@@ -107,7 +107,7 @@ def _sweep(folder: Path, n_trials: int, stop_after: int | None = None) -> list[T
         return Trial(trial=0, params={}, state=state, valid_mrr=watcher.curve[-1][1], curve=tuple(watcher.curve))
 
     if not folder.exists():
-        new_sweep(folder, SearchOptions(model="TNTPairRE"), {}, parse_space(SPACE), seed=3)
+        keep_sweep(folder, new_sweep(SearchOptions(model="TNTPairRE"), {}, parse_space(SPACE), seed=3))
     search(folder, read_sweep(folder), train, max_trials=n_trials, must_stop=lambda: False, on_end=lambda _: None)
     return read_trials(folder)
 
@@ -157,8 +157,40 @@ def test_a_sweep_trains_plans_and_says_how_to_train_the_best(folder: Path, tmp_p
     assert curve == found["best"]["curve"]
 
 
+def test_a_space_that_is_tried_out_ends_a_sweep(folder: Path, tmp_path: Path) -> None:
+    over = ["--over", "rank=4,6", "--over", "unit_norm=true,false"]
+    fixed = ["sweep", "--dataset", str(folder), *["--batch-size", "100", "--max-epochs", "1", "--device", "cpu"]]
+    found = read_json(*fixed, *over, "--trials", "9", "--sweep-dir", str(tmp_path / "sweep"))
+    assert sorted((trial["params"]["rank"], trial["params"]["unit_norm"]) for trial in found["trials"]) == [
+        (4, False), (4, True), (6, False), (6, True)
+    ]  # fmt: skip
+
+
+def test_where_nothing_fits_there_is_no_best(folder: Path, tmp_path: Path) -> None:
+    tiny = ["--budget", "1KiB", "--json"]
+    fails(3, "no trial fits: nothing fits 1.00 KiB", *arguments(folder, tmp_path / "a", "--trials", "2", *tiny))
+    fails(3, "none of 20 trials fits", *arguments(folder, tmp_path / "b", "--minutes", "5", *tiny))
+
+
+def test_a_value_that_no_trial_can_have_is_told_before_anything_is_made(folder: Path, tmp_path: Path) -> None:
+    command = ["sweep", "--dataset", str(folder), "--trials", "9", "--sweep-dir", str(tmp_path / "sweep")]
+    fails(2, "score: 'foo'", *command, "--over", "score=l1,foo")
+    fails(2, "learning_rate: 0", *command, "--over", "learning_rate=0..1")
+    fails(2, "unit_norm: only the PairRE family", *command, "--model", "ComplEx", "--over", "unit_norm=true,false")
+    fails(2, "--minutes: 0: a number above 0", *command, "--minutes", "0")
+    assert not (tmp_path / "sweep").exists()
+
+
 def test_what_fits_no_memory_is_never_begun(folder: Path, tmp_path: Path) -> None:
-    found = read_json(*arguments(folder, tmp_path / "sweep", "--trials", "4", "--budget", "60KiB"))
+    fixed = [
+        "sweep",
+        "--dataset",
+        str(folder),
+        *["--batch-size", "100", "--max-epochs", "1", "--device", "cpu", "--budget", "1MiB"],
+    ]
+    found = read_json(*fixed, "--over", "rank=4,5,3000", "--trials", "3", "--sweep-dir", str(tmp_path / "sweep"))
+    assert [trial["params"]["rank"] for trial in found["trials"] if trial["state"] == "does not fit"] == [3000]
+    assert found["best"]["params"]["rank"] in (4, 5)
     kept_out = [trial for trial in found["trials"] if trial["state"] == "does not fit"]
     assert kept_out
     for trial in kept_out:
@@ -178,7 +210,7 @@ def test_a_killed_sweep_goes_on_with_the_trial_under_way(folder: Path, tmp_path:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    found = read_json("sweep", "--resume", str(killed), "--trials", "2")
+    found = read_json("sweep", "--resume", str(killed))  # its limits hold
     keys = ("params", "state", "valid_mrr", "curve", "planned_bytes")
     assert [[trial[key] for key in keys] for trial in found["trials"]] == [
         [trial[key] for key in keys] for trial in whole["trials"]
@@ -186,7 +218,7 @@ def test_a_killed_sweep_goes_on_with_the_trial_under_way(folder: Path, tmp_path:
 
 
 def test_time_that_is_up_ends_a_sweep(folder: Path, tmp_path: Path) -> None:
-    found = read_json(*arguments(folder, tmp_path / "sweep", "--minutes", "0"))
+    found = read_json(*arguments(folder, tmp_path / "sweep", "--minutes", "1e-9"))
     assert found["trials"] == []
     assert found["best"] is found["command"] is None
 
@@ -203,6 +235,7 @@ def test_time_that_is_up_ends_a_sweep(folder: Path, tmp_path: Path) -> None:
         (2, "setting to search over", ["sweep", "--trials", "1", "--over", "embreg=1..2"]),
         (1, "no sweep", ["sweep", "--trials", "1", "--resume", "nowhere"]),
         (2, "settled --rank", ["sweep", "--trials", "1", "--resume", "nowhere", "--rank", "4"]),
+        (1, "nowhere: no sweep", ["sweep", "--resume", "nowhere"]),
     ],
 )
 def test_mistakes_are_one_line(

@@ -127,7 +127,7 @@ class Checkpoints:
         """
         found = self.newest(on_damage)
         if found is None:
-            raise MemplanError(f"{self.folder}: no checkpoint was written yet")
+            raise MemplanError(f"{self.folder}: no checkpoint is there")
         name, state = found
         if state.best is not None:
             try:

@@ -12,6 +12,8 @@ from memplan.errors import UsageError
 from tkbc.data.dataset import NO_TIME
 
 SHOWN = 5
+_YEAR = re.compile(r"-?[0-9]+")
+_DATE = re.compile(r'"?(-?[0-9]+)-[0-9#]{2}-[0-9#]{2}"?')
 
 
 def find_name(what: str, given: str, names: Sequence[str]) -> int:
@@ -47,11 +49,16 @@ def find_name(what: str, given: str, names: Sequence[str]) -> int:
 def find_time(given: str, timestamps: Sequence[str]) -> int:
     """Return the id of the time ``given``; numbers may be written with other leading zeros, as in 2014-5-1.
 
+    Where the data's times are years, a date such as 1986-05-17 or 1986-##-## stands for its year.
+
     Raises:
         UsageError: it is not in the data; the message says from when to when the data are and what is nearest.
     """
     if given in timestamps:
         return timestamps.index(given)
+    date = _DATE.fullmatch(given.strip())
+    if date is not None and all(_YEAR.fullmatch(name) for name in timestamps if name != NO_TIME):
+        return find_time(date[1], timestamps)
     times = sorted((_parts(name), i) for i, name in enumerate(timestamps) if name != NO_TIME)
     parts = _parts(given.strip())
     at = bisect_left(times, (parts, -1))
@@ -61,7 +68,9 @@ def find_time(given: str, timestamps: Sequence[str]) -> int:
         raise UsageError(f"no time {given!r}: the data's facts are all without time, {NO_TIME}")
     near = " and ".join(timestamps[i] for _, i in times[max(0, at - 1) : at + 1])
     first, last = (timestamps[times[end][1]] for end in (0, -1))
-    raise UsageError(f"no time {given!r} among the {len(times):,} from {first} to {last}; the nearest: {near}")
+    raise UsageError(
+        f"no time {given!r} among the {len(times):,} from {first} to {last} that facts name; the nearest: {near}"
+    )
 
 
 def _plain(name: str) -> str:

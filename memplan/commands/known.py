@@ -48,7 +48,7 @@ def datasets(
                 (
                     name,
                     *(f"{n:,}" for n in entry.shape.model_dump(exclude={"intervals"}).values()),
-                    *("?" if n is None else f"{n:,}" for n in (entry.n_valid, entry.n_test)),
+                    *("–" if n is None else f"{n:,}" for n in (entry.n_valid, entry.n_test)),
                     str(places[name] or ("generated" if name == "demo" else "not here")),
                 )
                 for name, entry in DATASETS.items()
@@ -121,7 +121,7 @@ def recipes(as_json: AsJson = False) -> None:
         return
     columns = ("recipe", "model", "dataset", "rank>", "batch>", "rate>", "epochs>", "measured", "source")
     keys = ("recipe", "model", "dataset", "rank", "batch_size", "learning_rate", "max_epochs", "measured", "source")
-    empty = {"dataset": "any other", "measured": "not measured"}
+    empty = {"dataset": "any", "measured": "not measured"}
     make_console().print(
         listing(
             columns, ([str(row[key] or empty[key]) if key in empty else str(row[key]) for key in keys] for row in rows)

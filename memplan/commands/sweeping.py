@@ -26,7 +26,7 @@ def sweep(
         ),
     ] = None,
     trials: Annotated[int | None, typer.Option(help="Stop at this many trials in all.", min=1)] = None,
-    minutes: Annotated[float | None, typer.Option(help="Stop after this long; the trial under way is kept.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Stop a sitting after this long.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Of every trial; else the recipe's.")] = None,
     init_scale: Annotated[float | None, typer.Option(help="Of every trial; else the model's.")] = None,
     max_epochs: Annotated[int | None, typer.Option(help="Epochs of a trial; else the recipe's.")] = None,
@@ -39,15 +39,17 @@ def sweep(
     """Search for a recipe: trials proposed by Optuna, planned within the budget, compared by their valid MRR.
 
     A trial that falls behind the median of the others is given up; one that fits no memory is never begun. The test
-    split is not looked at. Stopped, or killed, a sweep goes on with --resume as if nothing had been.
+    split is not looked at. Stopped, or killed, a sweep goes on with --resume as if nothing had been: with its own
+    limits, or other ones.
     """
     from memplan.sweep import new_sweep, read_sweep, require_optuna
 
     require_optuna()
     settings: dict[str, Any] = {"learning_rate": learning_rate, "init_scale": init_scale, "max_epochs": max_epochs}
     settings |= {"valid_freq": valid_freq, "seed": seed}
-    if trials is None and minutes is None:
-        raise UsageError("say when to stop: --trials, --minutes or both")
+    if minutes is not None and not minutes > 0:
+        raise UsageError(f"--minutes: {minutes:g}: a number above 0")
+    limits: dict[str, Any] = {"max_trials": trials, "minutes": minutes}
     if resume is not None:
         said = [*given.given_settings(), *(name for name in ("dataset", "model", "device") if getattr(given, name))]
         said += [
@@ -57,29 +59,33 @@ def sweep(
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in said)
             raise UsageError(f"--resume: the sweep has settled {flags}; leave that out, or begin another sweep")
         folder, found = resume, read_sweep(resume)
+        if any(limits.values()):
+            found = found.model_copy(update=limits)
     else:
         from memplan.options import DEFAULT_MODEL, find_model
         from memplan.space import default_space, parse_space
         from memplan.sweep import new_folder
 
+        if not any(limits.values()):
+            raise UsageError("say when to stop: --trials, --minutes or both")
         model = find_model(given.model or DEFAULT_MODEL)
         space = parse_space(over) if over else default_space(model)
         folder = sweep_dir or new_folder(f"{Path(given.dataset or 'demo').name}-{model}")
-        found = new_sweep(folder, given, settings, space, seed or 0)
+        found = new_sweep(given, settings, space, seed=seed or 0, **limits)
     from memplan.sweep_job import run_sweep
 
-    ended = run_sweep(folder, found, max_trials=trials, minutes=minutes, quiet_stdout=as_json)
+    ended = run_sweep(folder, found, is_new=resume is None, quiet=as_json)
     if as_json:
         print_json(_as_json(folder, found, ended))
 
 
 def _as_json(folder: Path, found: Sweep, trials: list[Trial]) -> dict[str, Any]:
-    from memplan.sweep import best_first
+    from memplan.sweep import best_of
 
-    best = best_first(trials)[:1]
+    best = best_of(trials)
     return {
         "folder": str(folder),
-        "best": best[0].model_dump() if best else None,
-        "command": found.command(best[0].params) if best else None,
+        "best": None if best is None else best.model_dump(),
+        "command": None if best is None else found.command(best.params),
         "trials": [trial.model_dump() for trial in trials],
     }

@@ -9,6 +9,7 @@ import platformdirs
 
 from memplan.catalog import DEMO, DatasetEntry, find_dataset, is_folder
 from memplan.errors import MemplanError
+from memplan.sources import remote_files
 from tkbc.data.cache import load_folder
 from tkbc.data.dataset import Dataset, FilterIndex, with_reciprocals
 from tkbc.data.demo import generate_demo
@@ -56,9 +57,9 @@ def load_dataset(dataset: str, data_dir: Path | None = None, *, seed: int = 0) -
     folder_found = find_folder(entry, data_dir)
     if folder_found is None:
         expected = data_folder(data_dir) / entry.name
+        fetch = f"Fetch them with memplan datasets download {entry.name}; they" if remote_files(entry) else "They"
         raise MemplanError(
-            f"{entry.name} is not on this machine: looked in {expected} for train, valid and test. Fetch them with "
-            f"memplan datasets download {entry.name}; they are at {entry.how_to_get}. Or name the folder above theirs "
-            "with --data-dir or TKBC_DATA"
+            f"{entry.name} is not on this machine: looked in {expected} for train, valid and test. {fetch} are at "
+            f"{entry.how_to_get}. Or name the folder above theirs with --data-dir or TKBC_DATA"
         )
     return load_folder(folder_found, entry.name)
