@@ -8,6 +8,7 @@ from pathlib import Path
 from memplan.space import Dimension, Range
 from memplan.sweep import Trial
 
+MANY_DECADES = 200.0
 FINISHED, FELL_BEHIND = "#4477aa", "#ccbb44"
 """From Paul Tol's bright scheme, distinct to colour-blind eyes."""
 
@@ -16,6 +17,7 @@ def draw_trials(space: Sequence[Dimension], trials: Sequence[Trial], path: Path)
     """Draw the trials that have a valid MRR to ``path``; return whether it was done, which takes matplotlib."""
     try:
         from matplotlib.figure import Figure
+        from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
     except ImportError:
         return False
     shown = [trial for trial in trials if trial.valid_mrr is not None]
@@ -39,7 +41,13 @@ def draw_trials(space: Sequence[Dimension], trials: Sequence[Trial], path: Path)
     for panel, dimension in zip(panels[1:], space, strict=False):
         panel.set_xlabel(dimension.name)
         if isinstance(dimension, Range):
-            panel.set_xscale("log" if dimension.is_log else "linear")
+            if dimension.is_log:
+                panel.set_xscale("log")
+                # Few decades: without ticks between them hardly any, with matplotlib's own one over the other.
+                subs = (1.0,) if dimension.high / dimension.low >= MANY_DECADES else (1.0, 2.0, 5.0)
+                panel.xaxis.set_major_locator(LogLocator(subs=subs))
+                panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+                panel.xaxis.set_minor_formatter(NullFormatter())
         else:
             panel.set_xticks(range(len(dimension.values)), [str(value).lower() for value in dimension.values])
             panel.margins(x=0.3)
