@@ -24,6 +24,10 @@ class DoesNotFitError(MemplanError):
     exit_code = 3
 
 
+class NotFiniteError(MemplanError):
+    """Training led to numbers that are none: the settings are wrong for it."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """Return the error for a name that is not in the catalog, with the nearest known names."""
     names = sorted(known)

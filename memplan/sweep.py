@@ -190,8 +190,10 @@ def search(
     max_trials: int | None,
     must_stop: Callable[[], bool],
     on_end: Callable[[Trial], None],
-) -> None:
+) -> bool:
     """Run trials until there are ``max_trials``, until ``must_stop``, or until there is nothing new to try.
+
+    Returns whether there may be more to try.
 
     Raises:
         DoesNotFitError: no trial fits the budget, nor seems likely to.
@@ -204,12 +206,12 @@ def search(
         ended = read_trials(folder)
         number = len(ended)
         if max_trials is not None and number >= max_trials:
-            return
+            break
         if number >= HOPELESS_TRIALS and all(trial.state == "does not fit" for trial in ended):
             raise DoesNotFitError(f"none of {number} trials fits: {ended[-1].why}")
         found_new = _propose(sweep, ended, distributions)
         if found_new is None:
-            return
+            return False
         proposed, params = found_new
         options, settings = split_params(params)
         given = dataclasses.replace(sweep.options, **options)
@@ -217,11 +219,12 @@ def search(
         watcher = Watcher(proposed, must_stop)
         found = train(given, {**sweep.settings, **settings}, trial_folder, watcher)
         if found is None:
-            return
+            break
         found = found.model_copy(update={"trial": number, "params": params})
         _keep(folder, [*ended, found])
         shutil.rmtree(trial_folder / "checkpoint", ignore_errors=True)
         on_end(found)
+    return True
 
 
 def split_params(params: dict[str, Value]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from rich.console import RenderableType
 
 from memplan.devices import resolve
-from memplan.errors import DoesNotFitError
+from memplan.errors import DoesNotFitError, MemplanError
 from memplan.options import Graph, SearchOptions, gather, of_loaded
 from memplan.report import listing, make_console
 from memplan.space import Range, flags
@@ -76,14 +79,15 @@ def run_sweep(folder: Path, sweep: Sweep, *, is_new: bool, quiet: bool = False) 
         def on_end(trial: Trial) -> None:
             console.print(_line(trial), soft_wrap=True)
 
-        search(
-            folder,
-            sweep,
-            train,
-            max_trials=sweep.max_trials,
-            must_stop=lambda: stopped_by() is not None or time_is_up(),
-            on_end=on_end,
-        )
+        with _alone(folder):
+            is_more = search(
+                folder,
+                sweep,
+                train,
+                max_trials=sweep.max_trials,
+                must_stop=lambda: stopped_by() is not None or time_is_up(),
+                on_end=on_end,
+            )
     trials = read_trials(folder)
     best = best_of(trials)
     if best is not None:
@@ -92,10 +96,11 @@ def run_sweep(folder: Path, sweep: Sweep, *, is_new: bool, quiet: bool = False) 
         picture = folder / "trials.png"
         if draw_trials(sweep.space, trials, picture):
             console.print(f"drawn in {picture}", soft_wrap=True)
-    if sweep.max_trials is None or len(trials) < sweep.max_trials:
-        kept = (
-            "; the trial under way goes on where it was" if (folder / "trials" / f"{len(trials):04}").exists() else ""
-        )
+    if not is_more:
+        console.print("every combination was tried")
+    elif sweep.max_trials is None or len(trials) < sweep.max_trials:
+        is_under_way = (folder / "trials" / f"{len(trials):04}").exists()
+        kept = "; the one under way goes on where it was" if is_under_way else ""
         console.print(f"stopped with {len(trials)} trials ended{kept}. Go on with", soft_wrap=True)
         console.print(f"  memplan sweep --resume {shlex.quote(str(folder))}", soft_wrap=True)
     number = stopped_by()
@@ -104,6 +109,28 @@ def run_sweep(folder: Path, sweep: Sweep, *, is_new: bool, quiet: bool = False) 
     if trials and all(trial.state == "does not fit" for trial in trials):
         raise DoesNotFitError(f"no trial fits: {trials[-1].why}")
     return trials
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the sweep's lock.
+
+    Raises:
+        MemplanError: another process does, or the folder cannot be written.
+    """
+    lock = FileLock(folder / "lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise MemplanError(
+            f"{folder}: another process is at work in this sweep; wait for it or stop it first"
+        ) from None
+    except OSError as error:
+        raise MemplanError(f"{folder}: cannot be written: {error.strerror}") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _check(sweep: Sweep, graph: Graph) -> None:

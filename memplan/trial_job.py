@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memplan.devices import Target
-from memplan.errors import DoesNotFitError, MemplanError
+from memplan.errors import DoesNotFitError, NotFiniteError
 from memplan.job import check_device, prepare_torch
 from memplan.library import plan_given
 from memplan.options import SearchOptions, find_model, of_loaded
@@ -58,7 +58,7 @@ def train_trial(
     ``show``: what is told of an epoch that begins, and of a validation.
 
     Raises:
-        MemplanError: the run's folder cannot be made.
+        MemplanError: the run's folder cannot be used.
     """
     try:
         plan = plan_given(given, target, of_loaded(graph.dataset, graph))
@@ -73,9 +73,7 @@ def train_trial(
         result = _train(plan, graph, train_settings, folder, watcher, show)
     except DoesNotFitError as error:
         return _ended(folder, plan, watcher, "does not fit", str(error))
-    except MemplanError as error:
-        if not folder.exists():
-            raise
+    except NotFiniteError as error:
         return _ended(folder, plan, watcher, "failed", str(error))
     if result.interrupted and not watcher.is_pruned:
         return None

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from memplan.errors import UsageError
 from memplan.options import SearchOptions
@@ -215,6 +216,21 @@ def test_a_killed_sweep_goes_on_with_the_trial_under_way(folder: Path, tmp_path:
     assert [[trial[key] for key in keys] for trial in found["trials"]] == [
         [trial[key] for key in keys] for trial in whole["trials"]
     ]
+
+
+def test_a_diverging_trial_fails_and_the_sweep_goes_on(folder: Path, tmp_path: Path) -> None:
+    over = ["--over", "init_scale=0.01,1e30", "--trials", "2", "--sweep-dir", str(tmp_path / "sweep")]
+    fixed = ["sweep", "--dataset", str(folder), "--rank", "4", "--max-epochs", "1", "--device", "cpu"]
+    states = {trial["params"]["init_scale"]: trial for trial in read_json(*fixed, *over)["trials"]}
+    assert states[0.01]["state"] == "finished"
+    assert states[1e30]["state"] == "failed"
+    assert "not finite" in states[1e30]["why"]
+
+
+def test_two_processes_do_not_share_a_sweep(folder: Path, tmp_path: Path) -> None:
+    read_json(*arguments(folder, tmp_path / "sweep", "--trials", "1"))
+    with FileLock(tmp_path / "sweep" / "lock"):
+        fails(1, "another process is at work in this sweep", "sweep", "--resume", str(tmp_path / "sweep"), "--json")
 
 
 def test_time_that_is_up_ends_a_sweep(folder: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from memplan.errors import MemplanError
+from memplan.errors import NotFiniteError
 from memplan.workload import Workload
 from tkbc.chunks import chunk_view, collect_label_scores
 from tkbc.data.dataset import FilterIndex, Ids, with_reciprocals
@@ -110,7 +110,7 @@ def count_rivals(
         on_progress(start + len(part), len(queries))
     _release_cache(workload)
     if not np.isfinite(higher + ties).all():
-        raise MemplanError("the model's scores are not finite numbers; lower the learning rate or check the data")
+        raise NotFiniteError("the model's scores are not finite numbers; lower the learning rate or check the data")
     return higher, ties
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from memplan.errors import MemplanError
+from memplan.errors import NotFiniteError
 from tkbc.models.base import gradient
 from tkbc.trainer import Trainer
 
@@ -23,7 +23,7 @@ def check_step(trainer: Trainer, where: str, way_out: str) -> None:
     found by the next check or before the next checkpoint.
 
     Raises:
-        MemplanError: one is not finite; names ``where`` and the tensors, and tells ``way_out``.
+        NotFiniteError: one is not finite; names ``where`` and the tensors, and tells ``way_out``.
     """
     if trainer.workload.device == "cuda" and trainer.steps % CHECK_STEPS:
         return
@@ -35,7 +35,7 @@ def check_tables(trainer: Trainer, where: str, way_out: str) -> None:
     """Check loss, tables and optimizer state before they are written to a checkpoint.
 
     Raises:
-        MemplanError: one is not finite; names ``where`` and the tensors, and tells ``way_out``.
+        NotFiniteError: one is not finite; names ``where`` and the tensors, and tells ``way_out``.
     """
     tables = [(f"the table {name}", table.detach()) for name, table in trainer.model.named_parameters()]
     moments = [
@@ -50,7 +50,7 @@ def check_tables(trainer: Trainer, where: str, way_out: str) -> None:
 def _check(wrong: list[str], trainer: Trainer, where: str, way_out: str) -> None:
     if wrong:
         since = f" (or up to {CHECK_STEPS} steps before)" if trainer.workload.device == "cuda" else ""
-        raise MemplanError(f"{where}{since}: not finite any more: {', '.join(wrong)}. {way_out}")
+        raise NotFiniteError(f"{where}{since}: not finite any more: {', '.join(wrong)}. {way_out}")
 
 
 def _sums(totals: Tensor) -> list[str]:
