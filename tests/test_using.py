@@ -329,3 +329,13 @@ def test_times_are_found_by_where_they_lie() -> None:
         find_time("day 99", days)
     with pytest.raises(MemplanError, match="all without time"):
         find_time("2014", (NO_TIME,))
+
+
+def test_a_date_stands_for_its_year_where_times_are_years() -> None:
+    years = ("-431", "360", "1986", "2014")
+    for date, year in (("1986-05-17", 2), ("1986-##-##", 2), ('"2014-##-##"', 3), ("-431-##-##", 0), ("0360-01-01", 1)):
+        assert find_time(date, years) == year
+    with pytest.raises(MemplanError, match="no time '1985' among the 4"):
+        find_time("1985-05-17", years)
+    with pytest.raises(MemplanError, match="no time '1986-05-17'"):
+        find_time("1986-05-17", ("1986-05-16", "1986-05-18"))

@@ -68,9 +68,7 @@ def find_time(given: str, timestamps: Sequence[str]) -> int:
         raise UsageError(f"no time {given!r}: the data's facts are all without time, {NO_TIME}")
     near = " and ".join(timestamps[i] for _, i in times[max(0, at - 1) : at + 1])
     first, last = (timestamps[times[end][1]] for end in (0, -1))
-    raise UsageError(
-        f"no time {given!r} among the {len(times):,} from {first} to {last} that facts name; the nearest: {near}"
-    )
+    raise UsageError(f"no time {given!r} among the {len(times):,} from {first} to {last}; the nearest: {near}")
 
 
 def _plain(name: str) -> str:
