@@ -91,7 +91,7 @@ RECIPES: tuple[Recipe, ...] = (
     ),
     Recipe(
         "guide", "TNTPairRE", "ICEWS14", "the TNTPairRE memory guide",
-        {**_GUIDE, "batch_size": 256, "time_reg": 1e-4}, 1e-3, 100,
+        {**_GUIDE, "batch_size": 256, "time_reg": 1e-4}, 1e-3, 100, "test MRR 0.153",
     ),
     Recipe(
         "guide", "TNTPairRE", "ICEWS05-15", "the TNTPairRE memory guide",
