@@ -293,4 +293,7 @@ def test_every_recipe_is_found_by_its_name_and_is_a_workload(recipe: Any) -> Non
 
 
 def test_a_recipe_that_is_not_there_is_told_with_those_that_are() -> None:
-    fails(2, "TNTComplEx on demo has demo, tkbc", "plan", "--model", "TNTComplEx", "--recipe", "guide")
+    fails(
+        2, "no 'guide' for TNTComplEx on demo, but demo or tkbc", "plan", "--model", "TNTComplEx", "--recipe", "guide"
+    )
+    fails(2, "there is one for --dataset ICEWS14 or ICEWS05-15", "plan", "--model", "TNTPairRE", "--recipe", "guide")
