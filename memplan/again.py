@@ -13,14 +13,15 @@ from memplan.workload import Workload
 UNITS = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("B", 1))
 SWITCHES = {
     "no_time_emb": ("--no-time-emb", "--time-emb"),
+    "n3_parts": ("--n3-parts", "--n3-sum"),
     "unit_norm": ("--unit-norm", "--no-unit-norm"),
     "strict_memory": ("--strict-memory", ""),
     "deterministic": ("--deterministic", ""),
     "tensorboard": ("--tensorboard", ""),
 }
 """The flags that take no value: where the setting is on, and where it is off."""
-SETTINGS = ("learning_rate", "init_scale", "max_epochs", "valid_freq", "patience", "checkpoint_minutes", "seed",
-            "strict_memory", "deterministic", "tensorboard")  # fmt: skip
+SETTINGS = ("learning_rate", "init_scale", "max_epochs", "cooldown", "valid_freq", "patience",
+            "checkpoint_minutes", "seed", "strict_memory", "deterministic", "tensorboard")  # fmt: skip
 
 
 def how_to_repeat(plan: Plan, config: dict[str, Any]) -> str:

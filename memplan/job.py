@@ -67,18 +67,17 @@ def run_command(
         graph = load_dataset(dataset, given.data_dir)
     recipe = find_recipe(graph.dataset, plan.workload.model, given.recipe)
 
-    from_recipe = {"learning_rate": recipe.learning_rate, "max_epochs": recipe.max_epochs}
     given_settings = {name: value for name, value in settings.items() if value is not None}
-    train_settings = validated(TrainSettings, {**from_recipe, **given_settings})
+    train_settings = validated(TrainSettings, {**recipe.training, **given_settings})
     prepare_torch(plan, train_settings)
     check_device(plan, target)
     if run_folder is None:
         run_folder = _new_folder(graph.name, plan.workload.model)
     overridden = set(given.given_settings()) | set(given_settings)
     source = ""
-    if plan_file is None and not {*recipe.settings, *from_recipe} <= overridden:
+    if plan_file is None and not {*recipe.settings, *recipe.training} <= overridden:
         # A measured result is the whole recipe's: with anything else in its place it promises nothing.
-        whole = not overridden & {*recipe.settings, *from_recipe, "score", "precision"}
+        whole = not overridden & {*recipe.settings, *recipe.training, "score", "precision"}
         source = f" (recipe {recipe.name}: {recipe.described})" if whole else " (what is not given: from the recipe)"
     console = make_console()
     _announce(console, plan, target, train_settings, source, auto_fit=auto_fit)
@@ -195,7 +194,8 @@ def _announce(
         )
     )
     epochs = "1 epoch" if settings.max_epochs == 1 else f"{settings.max_epochs} epochs"
-    console.print(f"learning rate {settings.learning_rate:g}, {epochs}{source}")
+    falling = f", falling to 0 over the last {settings.cooldown:.0%}" if settings.cooldown else ""
+    console.print(f"learning rate {settings.learning_rate:g}, {epochs}{falling}{source}")
 
 
 def supervise(console: Console, run: Callable[[Reporter, Callable[[], bool]], Result]) -> None:

@@ -34,6 +34,7 @@ class Settings(TypedDict, total=False):
     score: str | None
     optimizer: str | None
     emb_reg: float | None
+    n3_parts: bool | None
     time_reg: float | None
     no_time_emb: bool | None
     unit_norm: bool | None

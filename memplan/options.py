@@ -66,6 +66,14 @@ class JobOptions:
     ] = None
     optimizer: Annotated[str | None, typer.Option(help="adagrad, adam or sgd.", rich_help_panel=_WHAT)] = None
     emb_reg: Annotated[float | None, typer.Option(help="Weight of the N3 regularizer.", rich_help_panel=_WHAT)] = None
+    n3_parts: Annotated[
+        bool | None,
+        typer.Option(
+            "--n3-parts/--n3-sum",
+            help="N3 over each part of the relation at its time, or over the sum of its vectors (PairRE).",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None
     time_reg: Annotated[
         float | None, typer.Option(help="Weight of the smoothness of consecutive timestamps.", rich_help_panel=_WHAT)
     ] = None

@@ -27,6 +27,13 @@ class Recipe:
     max_epochs: int
     measured: str = ""
     """What a run with it, seed 0, gave; empty where none was made."""
+    cooldown: float = 0.0
+    """Share of the epochs, the last ones, in which the rate falls to 0."""
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """Return its settings of the trainer, as ``settings`` are those of the workload."""
+        return {"learning_rate": self.learning_rate, "max_epochs": self.max_epochs, "cooldown": self.cooldown}
 
     @property
     def described(self) -> str:

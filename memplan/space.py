@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from memplan.errors import UsageError, unknown_name
 from memplan.workload import TRAITS, ModelName
 
-NUMBERS = ("learning_rate", "init_scale", "emb_reg", "time_reg")
+NUMBERS = ("learning_rate", "cooldown", "init_scale", "emb_reg", "time_reg")
 COUNTS = ("rank", "batch_size")
-SWITCHES = ("unit_norm", "no_time_emb")
+SWITCHES = ("unit_norm", "no_time_emb", "n3_parts")
 CHOICES = ("score", "optimizer")
 SEARCHABLE = (*NUMBERS, *COUNTS, *SWITCHES, *CHOICES)
 LOG_RATIO = 10.0
@@ -132,6 +132,8 @@ def flags(values: dict[str, Any]) -> str:
         flag = "--" + name.replace("_", "-")
         if name == "no_time_emb":
             parts.append(flag if value else "--time-emb")
+        elif name == "n3_parts":
+            parts.append(flag if value else "--n3-sum")
         elif isinstance(value, bool):
             parts.append(flag if value else f"--no-{flag[2:]}")
         else:

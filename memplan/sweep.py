@@ -117,7 +117,9 @@ def new_sweep(
     held = {name: value for name, value in vars(given).items() if value not in (None, False)}
     held = {name: str(value) if isinstance(value, Path) else value for name, value in held.items()}
     # --no-unit-norm and --time-emb are False, and said.
-    held |= {name: value for name in ("unit_norm", "no_time_emb") if (value := getattr(given, name)) is not None}
+    held |= {
+        name: value for name in ("unit_norm", "no_time_emb", "n3_parts") if (value := getattr(given, name)) is not None
+    }
     kept = {name: value for name, value in settings.items() if value is not None}
     both = [dimension.name for dimension in space if dimension.name in held or dimension.name in kept]
     if both:

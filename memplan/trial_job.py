@@ -65,8 +65,7 @@ def train_trial(
     except DoesNotFitError as error:
         return Trial(trial=0, params={}, state="does not fit", why=str(error))
     recipe = find_recipe(graph.dataset, find_model(plan.workload.model), given.recipe)
-    from_recipe = {"learning_rate": recipe.learning_rate, "max_epochs": recipe.max_epochs}
-    train_settings = validated(TrainSettings, {**from_recipe, **settings, "rank_test": False})
+    train_settings = validated(TrainSettings, {**recipe.training, **settings, "rank_test": False})
     prepare_torch(plan, train_settings)
     check_device(plan, target)
     try:

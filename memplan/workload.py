@@ -88,6 +88,8 @@ class Workload(Shape):
     precision: Precision = "fp32"
     emb_reg: Annotated[float, Field(ge=0, le=1e9)] = 0.0
     """Weight of the N3 regularizer; 0 skips it and its temporaries."""
+    n3_parts: bool = False
+    """N3 over every part of the relation at its time, not over the sum of its vectors (PairRE family)."""
     time_reg: Annotated[float, Field(ge=0, le=1e9)] = 0.0
     """Weight of the regularizer on consecutive timestamps; 0 skips it and its temporaries."""
     no_time_emb: bool = False
@@ -143,6 +145,8 @@ class Workload(Shape):
             )
         if self.unit_norm and traits.is_complex:
             raise ValueError(f"unit_norm: only the PairRE family projects its entities to unit norm, not {self.model}")
+        if self.n3_parts and traits.is_complex:
+            raise ValueError(f"n3_parts: {self.model}'s N3 is over the parts always; only the PairRE family is asked")
         pairs = [("micro_batch_size", "chunk_size"), ("eval_batch_size", "eval_chunk_size")]
         pairs += [("micro_batch_size", "time_chunk_size")] if self.predicts_time else []
         for queries, chunk in pairs:

@@ -14,10 +14,14 @@ from typing import Any, NamedTuple
 import pytest
 from typer.testing import CliRunner
 
+from memplan.catalog import find_dataset
 from memplan.cli import app
+from memplan.recipes import find_recipe
+from memplan.workload import build_workload
 from tests.conftest import REAL_DATA
 from tests.test_training import GUIDE, guide_commands
 from tkbc import learner
+from tkbc.models import MODELS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -173,22 +177,51 @@ def test_the_vietnamese_guide_has_every_section_of_the_old_one() -> None:
     assert len(re.findall(r"^## ", ours, flags=re.MULTILINE)) == n_sections
 
 
-def test_the_tables_of_results_are_what_is_kept() -> None:
+@pytest.fixture(scope="module")
+def reproduce() -> Any:
+    """The script that makes the runs behind the tables."""
     sys.path.insert(0, str(ROOT / "benchmarks"))
     try:
         spec = importlib.util.spec_from_file_location("reproduce", ROOT / "benchmarks" / "reproduce.py")
         assert spec is not None
         assert spec.loader is not None
-        reproduce = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(reproduce)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
     finally:
         sys.path.remove(str(ROOT / "benchmarks"))
+    return module
+
+
+def test_the_tables_of_results_are_what_is_kept(reproduce: Any) -> None:
     kept = json.loads(reproduce.KEPT.read_text(encoding="utf-8"))
     assert set(kept) == set(reproduce.EXPERIMENTS)
     for rows in kept.values():
         for row in rows:
             assert row["predicted_bytes"] == row["measured_bytes"]
+            assert row["again"] == row["test"], f"{row['label']}: made twice, the same"
     for page in reproduce.PAGES:
         text = page.read_text(encoding="utf-8")
         assert reproduce.with_tables(text, kept) == text
         assert text.count("<!-- table") == text.count("| predicted B |") == 3
+
+
+def test_the_readme_s_results_are_what_is_kept(reproduce: Any) -> None:
+    kept = json.loads(reproduce.KEPT.read_text(encoding="utf-8"))
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^\| (\w+) \| `(.*?)`: rank (\d+), .* (\d+) epochs \|(.*)\|$", text, flags=re.MULTILINE)
+    assert len(shown) == 3
+    for name, (model, recipe, rank, epochs, cells) in zip(("tntpairre", "tntcomplex", "guide"), shown, strict=True):
+        (row,) = kept[name]
+        known = find_recipe("ICEWS14", model, recipe.removeprefix("--recipe "))
+        workload = build_workload(find_dataset("ICEWS14").shape, model=model, **known.settings)
+        assert (row["rank"], row["learning_rate"]) == (workload.rank, known.learning_rate)
+        assert row["epochs"] == known.max_epochs == int(epochs)
+        assert row["settings"]["emb_reg"] == workload.emb_reg
+        assert workload.rank == int(rank)
+        assert cells.split("|") == [
+            f" {sum(MODELS[model].tables(workload).values()) * workload.width:,} ",
+            *(f" {row['test'][key]:.3f} " for key in ("mrr", "hits_at_1", "hits_at_10")),
+            f" {row['measured_bytes'] / 2**20:.1f} MiB ",
+            f" {row['epoch_seconds']:.0f} ",
+        ]
+        assert known.measured.endswith(f"test MRR {row['test']['mrr']:.3f}")

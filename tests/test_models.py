@@ -16,13 +16,16 @@ from tkbc.verification import random_facts
 
 SHAPE = Shape(n_entities=31, n_relations=4, n_timestamps=9, n_facts=40)
 MODEL_NAMES: tuple[ModelName, ...] = get_args(ModelName)
+PAIRRE = [name for name in MODEL_NAMES if not TRAITS[name].is_complex]
 TEMPORAL = [name for name in MODEL_NAMES if TRAITS[name].is_temporal]
 SCORED = [(name, score) for name in MODEL_NAMES for score in TRAITS[name].scores]
 
 
-def make_model(name: ModelName, rank: int = 5, seed: int = 0, score: Score | None = None) -> Model:
+def make_model(
+    name: ModelName, rank: int = 5, seed: int = 0, score: Score | None = None, *, n3_parts: bool = False
+) -> Model:
     """A float64 model with entries of order 1, so that errors cannot hide in small numbers."""
-    model = MODELS[name](build_workload(SHAPE, model=name, rank=rank, score=score))
+    model = MODELS[name](build_workload(SHAPE, model=name, rank=rank, score=score, n3_parts=n3_parts))
     model.double()
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
@@ -84,7 +87,10 @@ def test_the_triple_score_is_the_all_entity_score(name: ModelName, score: Score)
 
 
 def n3_of(model: Model, batch: Batch) -> Tensor:
-    """tkbc's factors, such as 2^(1/3)|lhs|, |r ∘ τ|, |s|, 2^(1/3)|rhs|; the guide's: e_h, the relation's sum, e_t."""
+    """tkbc's factors, such as 2^(1/3)|lhs|, |r ∘ τ|, |s|, 2^(1/3)|rhs|; the guide's: e_h, the relation's sum, e_t.
+
+    With ``n3_parts`` also of the PairRE family |r^H|, |r^T|, |r^{H,t} ∘ τ|, |r^{T,t} ∘ τ| in place of the sum.
+    """
     tables = dict(model.named_parameters())
     h, r, t, time = batch
     if model.traits.is_complex:
@@ -95,6 +101,12 @@ def n3_of(model: Model, batch: Batch) -> Tensor:
         factors.append(z["relation"][r].abs() if name == "ComplEx" else (z["relation"][r] * z["time"][time]).abs())
         if name == "TNTComplEx":
             factors.append(z["relation_static"][r].abs())
+    elif model.workload.n3_parts:
+        factors = [tables["entity"][h].abs(), tables["entity"][t].abs()]
+        for name, table in tables.items():
+            if name.startswith("relation"):
+                at_time = tables["time"][time] if name.endswith("_temporal") else 1
+                factors.append((table[r] * at_time).abs())
     else:
         relation = sum(table[r] for name, table in tables.items() if name.startswith("relation"))
         assert isinstance(relation, Tensor)
@@ -153,9 +165,11 @@ def test_the_written_gradients_are_autograd_s(name: ModelName, score: Score) -> 
         torch.testing.assert_close(found[table], truth, rtol=1e-9, atol=1e-9, msg=lambda m, t=table: f"{t}: {m}")
 
 
-@pytest.mark.parametrize("name", MODEL_NAMES)
-def test_n3_is_the_published_sum_with_its_gradient(name: ModelName) -> None:
-    model, batch = make_model(name), make_batch()
+@pytest.mark.parametrize(
+    ("name", "n3_parts"), [*((name, False) for name in MODEL_NAMES), *((name, True) for name in PAIRRE)]
+)
+def test_n3_is_the_published_sum_with_its_gradient(name: ModelName, n3_parts: bool) -> None:
+    model, batch = make_model(name, n3_parts=n3_parts), make_batch()
     truth, expected = autograd_of(model, lambda: 0.3 * n3_of(model, batch))
     with torch.no_grad():
         value = model.regularize(batch, 0.3)

@@ -26,7 +26,7 @@ from tkbc.training import Reporter, Result, TrainSettings, resume, train
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 SETTINGS: dict[str, Any] = {
-    "learning_rate": 0.1, "max_epochs": 4, "valid_freq": 2, "checkpoint_minutes": 0, "seed": 3,
+    "learning_rate": 0.1, "max_epochs": 4, "cooldown": 0.6, "valid_freq": 2, "checkpoint_minutes": 0, "seed": 3,
 }  # fmt: skip
 ADAM = {"model": "TNTPairRE", "optimizer": "adam", "unit_norm": True}
 ADAGRAD = {"model": "TNTComplEx", "optimizer": "adagrad"}

@@ -32,6 +32,7 @@ from tkbc.checkpoints import Checkpoints
 from tkbc.data import Dataset, load_dataset
 from tkbc.models import MODELS
 from tkbc.progress import stop_on_signal
+from tkbc.trainer import Trainer
 from tkbc.training import Reporter, TrainSettings, train
 
 SHAPE = Shape(n_entities=60, n_relations=4, n_timestamps=8, n_facts=300)
@@ -95,6 +96,31 @@ def test_a_seed_gives_the_same_run(tmp_path: Path) -> None:
     assert one == other
     tables = [load_file(newest_checkpoint(tmp_path / name) / "model.safetensors") for name in ("one", "other")]
     assert all(torch.equal(tables[0][name], tables[1][name]) for name in tables[0])
+
+
+@pytest.mark.parametrize("optimizer", ["adagrad", "adam", "sgd"])
+def test_the_rate_falls_to_0_over_the_share_of_the_epochs_that_is_said(tmp_path: Path, optimizer: str) -> None:
+    """Against a loop over the trainer's steps with the rates written out: 4 epochs of 3 steps, the last 5 falling."""
+    graph = random_graph(SHAPE)
+    made = make_plan(graph, batch_size=200, optimizer=optimizer)
+    settings = TrainSettings(learning_rate=0.5, max_epochs=4, cooldown=5 / 12)
+    rates = [*[0.5] * 8, 0.4, 0.3, 0.2, 0.1]
+    assert [settings.rate_at(step, 3) for step in range(12)] == pytest.approx(rates)
+    train(made, graph, settings, tmp_path / "run")
+    trainer = Trainer(made.workload, graph.train, learning_rate=0.5)
+    orders = [part for epoch in range(1, 5) for part in trainer.shuffled(epoch).split(200)]
+    for step, order in enumerate(orders):
+        trainer.set_learning_rate(settings.rate_at(step, 3))
+        trainer.step(order)
+    tables = load_file(newest_checkpoint(tmp_path / "run") / "model.safetensors")
+    for name, table in trainer.model.named_parameters():
+        assert torch.equal(tables[name], table), name
+
+
+def test_a_cooldown_of_nothing_or_everything() -> None:
+    constant, falling = (TrainSettings(learning_rate=0.5, max_epochs=2, cooldown=share) for share in (0, 1))
+    assert [constant.rate_at(step, 5) for step in range(10)] == [0.5] * 10
+    assert [falling.rate_at(step, 5) for step in range(10)] == pytest.approx([0.05 * (10 - step) for step in range(10)])
 
 
 def test_a_run_folder_is_never_written_over(tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     from memplan.workload import TRAITS
 
     settings = {name: getattr(options, name) for name in ("learning_rate", "max_epochs", "valid_freq", "seed")}
+    settings["cooldown"] = 0.0
     try:
         given = SearchOptions(
             dataset=options.dataset,
@@ -70,6 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
             no_time_emb=options.no_time_emb or None,
             # The model as its specification has it, whatever recipe a dataset has by now.
             unit_norm=None if TRAITS[find_model(options.model)].is_complex else True,
+            n3_parts=None if TRAITS[find_model(options.model)].is_complex else False,
             device=options.device,
             budget=options.budget,
         )

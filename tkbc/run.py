@@ -130,6 +130,7 @@ class Run:
         state, trainer = self.state, self.trainer
         part = order[start : start + trainer.workload.batch_size]
         where = f"epoch {state.epoch}, step {state.steps + 1}"
+        trainer.set_learning_rate(self.settings.rate_at(state.steps, trainer.workload.steps_per_epoch))
 
         def checking() -> None:
             check_step(trainer, where, self._way_out())

@@ -14,6 +14,8 @@ class TrainSettings(BaseModel):
 
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     max_epochs: Annotated[int, Field(ge=1, le=10**9)]
+    cooldown: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the epochs, the last ones, in which the learning rate falls linearly to 0."""
     init_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Standard deviation of the initial embeddings; None: the model's own."""
     valid_freq: Annotated[int, Field(ge=1, le=10**9)] = 5
@@ -31,3 +33,13 @@ class TrainSettings(BaseModel):
     deterministic: bool = False
     """On CUDA, let PyTorch use deterministic algorithms alone, so that a resumed run is the same bit for bit."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+    def rate_at(self, step: int, steps_per_epoch: int) -> float:
+        """Return the learning rate of a step, counted from 0: η · min(1, (S − step) / (cooldown · S)).
+
+        S is the steps of all epochs, so the rate is η until the cooldown begins, and the last step's is above 0 (the
+        constant rate with a cooldown of Hägele et al., NeurIPS 2024, arXiv 2405.18392).
+        """
+        total = self.max_epochs * steps_per_epoch
+        left, falling = total - step, self.cooldown * total
+        return self.learning_rate if left >= falling else self.learning_rate * left / falling

@@ -91,6 +91,11 @@ class Trainer:
         self._updated = False
         """The step under way has changed the tables already: an attempt failed between update and projection."""
 
+    def set_learning_rate(self, rate: float) -> None:
+        """Take the next steps at this rate."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
     def adopt(self, workload: Workload) -> None:
         """Go on with other micro-batches, chunks or scoring, which change no result: the next step uses them."""
         if workload.scoring != self.workload.scoring:

@@ -108,6 +108,7 @@ def random_workloads(count: int, seed: int, device: DeviceType = "cpu") -> Itera
             emb_reg=draw.choice([0, 0.1]),
             time_reg=draw.choice([0, 0.1]) if traits.is_temporal else 0,
             no_time_emb=draw.random() < 0.3,
+            n3_parts=not traits.is_complex and draw.random() < 0.5,
             unit_norm=not traits.is_complex and draw.random() < 0.7,
             device=device,
             threads=draw.choice([1, 2, 3]),

@@ -112,7 +112,7 @@ def recipes(as_json: AsJson = False) -> None:
 
     rows = [
         {"recipe": recipe.name, "model": recipe.model, "dataset": recipe.dataset, **recipe.settings}
-        | {"learning_rate": recipe.learning_rate, "max_epochs": recipe.max_epochs}
+        | recipe.training
         | {"source": recipe.source, "measured": recipe.measured or None}
         for recipe in RECIPES
     ]

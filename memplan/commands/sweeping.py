@@ -30,6 +30,9 @@ def sweep(
     learning_rate: Annotated[float | None, typer.Option(help="Of every trial; else the recipe's.")] = None,
     init_scale: Annotated[float | None, typer.Option(help="Of every trial; else the model's.")] = None,
     max_epochs: Annotated[int | None, typer.Option(help="Epochs of a trial; else the recipe's.")] = None,
+    cooldown: Annotated[
+        float | None, typer.Option(help="Share of a trial in which the rate falls to 0; else the recipe's.")
+    ] = None,
     valid_freq: Annotated[int | None, typer.Option(help="Validate after every this many epochs (5).")] = None,
     seed: Annotated[int | None, typer.Option(help="Of every trial, and of what is proposed (0).")] = None,
     sweep_dir: Annotated[Path | None, typer.Option(help="The sweep's folder; else a new one in sweeps/.")] = None,
@@ -46,7 +49,7 @@ def sweep(
 
     require_optuna()
     settings: dict[str, Any] = {"learning_rate": learning_rate, "init_scale": init_scale, "max_epochs": max_epochs}
-    settings |= {"valid_freq": valid_freq, "seed": seed}
+    settings |= {"cooldown": cooldown, "valid_freq": valid_freq, "seed": seed}
     if minutes is not None and not minutes > 0:
         raise UsageError(f"--minutes: {minutes:g}: a number above 0")
     limits: dict[str, Any] = {"max_trials": trials, "minutes": minutes}

@@ -26,6 +26,10 @@ def train(
         float | None, typer.Option(help="Standard deviation of the initial embeddings; else the model's.")
     ] = None,
     max_epochs: Annotated[int | None, typer.Option(help="Epochs; else the recipe's.")] = None,
+    cooldown: Annotated[
+        float | None,
+        typer.Option(help="Share of the epochs, the last, in which the rate falls to 0; else the recipe's."),
+    ] = None,
     valid_freq: Annotated[int | None, typer.Option(help="Validate after every this many epochs (5).")] = None,
     patience: Annotated[
         int | None, typer.Option(help="Stop after this many validations in a row without a better MRR; else never.")
@@ -55,6 +59,7 @@ def train(
         "learning_rate": learning_rate,
         "init_scale": init_scale,
         "max_epochs": max_epochs,
+        "cooldown": cooldown,
         "valid_freq": valid_freq,
         "patience": patience,
         "checkpoint_minutes": checkpoint_minutes,

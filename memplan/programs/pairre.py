@@ -58,9 +58,27 @@ def encode_time_backward(ledger: Ledger, workload: Workload, b: int) -> None:
 def regularize(ledger: Ledger, workload: Workload, b: int) -> Allocation:
     """Tell ``PairREFamily.regularize`` on b examples; return the penalty, which lives on."""
     value = regularizers.rows(ledger, workload, b)
+    if workload.n3_parts:
+        for side in ("head", "tail"):
+            if workload.traits.is_static:
+                ledger.free(regularizers.rows(ledger, workload, b))
+            if workload.traits.is_temporal:
+                _regularize_at_time(ledger, workload, b, side)
+        ledger.free(regularizers.rows(ledger, workload, b))
+        return value
     factor = ledger.new("sum of relation rows", b, workload.width)
     ledger.passing("relation rows", b, workload.width)
     penalty, gradient = regularizers.n3(ledger, b, workload.width, is_complex=False)
     ledger.free(factor, penalty, gradient)
     ledger.free(regularizers.rows(ledger, workload, b))
     return value
+
+
+def _regularize_at_time(ledger: Ledger, workload: Workload, b: int, side: str) -> None:
+    """Tell ``PairREFamily._regularize_at_time``, its penalty freed by the caller."""
+    d = workload.width
+    relation = ledger.new(f"temporal {side}-relation rows", b, d)
+    time = ledger.new("time rows", b, d)
+    product = ledger.new("relation part at its time", b, d)
+    penalty, gradient = regularizers.n3(ledger, b, d, is_complex=False)
+    ledger.free(relation, time, product, gradient, penalty)

@@ -8,7 +8,7 @@ al., ACL 2021, arXiv 2011.03798; static and temporal parts follow TNTComplEx (La
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from memplan.workload import Workload
 from tkbc.models.base import Batch, Encoding, Model, add_rows, rows
@@ -19,7 +19,8 @@ class PairREFamily(Model):
     """The encoder that the three models share.
 
     The query is (a, w) with a = e_h ∘ r^H_τ and w = r^T_τ for the scores ``l1`` and ``l2``, and q = a ∘ w for ``dot``.
-    N3 applies to e_h, the sum of the relation's vectors, and e_t, as the guide's learner does it.
+    N3 applies to e_h, the sum of the relation's vectors, and e_t, as the guide's learner does it; with ``n3_parts`` to
+    e_h, e_t and each part of the relation at its time, as TNTComplEx has it: r^H, r^T, r^{H,t} ∘ τ, r^{T,t} ∘ τ.
     """
 
     @staticmethod
@@ -122,6 +123,13 @@ class PairREFamily(Model):
     def regularize(self, batch: Batch, weight: float) -> Tensor:
         """Return the batch's N3 penalty and add its gradient to the tables'."""
         value = self._regularize_rows(self.entity, batch.head, weight)
+        if self.workload.n3_parts:
+            for side in ("relation_head", "relation_tail"):
+                if self.traits.is_static:
+                    value.add_(self._regularize_rows(self.table(side), batch.relation, weight))
+                if self.traits.is_temporal:
+                    value.add_(self._regularize_at_time(self.table(f"{side}_temporal"), batch, weight))
+            return value.add_(self._regularize_rows(self.entity, batch.tail, weight))
         relations = [self.table(name) for name in self.tables(self.workload) if name.startswith("relation")]
         factor = rows(relations[0], batch.relation)
         for table in relations[1:]:
@@ -132,6 +140,15 @@ class PairREFamily(Model):
         value.add_(penalty)
         del factor, penalty, grad_factor
         return value.add_(self._regularize_rows(self.entity, batch.tail, weight))
+
+    def _regularize_at_time(self, table: nn.Parameter, batch: Batch, weight: float) -> Tensor:
+        """Return the N3 penalty of r ∘ τ, r from the relation ``table``, and add its gradient to both tables'."""
+        relation, time = rows(table, batch.relation), rows(self.table("time"), batch.time)
+        product = relation * time
+        penalty, grad = n3(product, weight, is_complex=False)
+        add_rows(table, batch.relation, torch.mul(grad, time, out=product))
+        add_rows(self.table("time"), batch.time, grad.mul_(relation))
+        return penalty
 
 
 class PairRE(PairREFamily):
