@@ -89,6 +89,15 @@ def test_an_estimate_that_does_not_fit_is_printed_and_ends_with_3() -> None:
     assert "does not fit" in result.stdout
 
 
+def test_a_plan_for_which_nothing_fits_is_json_too() -> None:
+    result = invoke("plan", "--dataset", "ICEWS14", "--rank", "1000", "--device", "cpu", "--budget", "20MiB", "--json")
+    assert result.exit_code == 3
+    found = json.loads(result.stdout)
+    assert (found["fits"], found["budget_bytes"]) == (False, 20 * 2**20)
+    assert "the smallest budget that would do is" in found["reason"]
+    assert found["reason"] in result.stderr
+
+
 def test_plan_as_json_keeps_its_contract() -> None:
     found = read_json("plan", "--dataset", "ICEWS14", "--model", "TNTPairRE", "--device", "T4")
     assert {

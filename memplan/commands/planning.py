@@ -63,7 +63,12 @@ def estimate(
 def plan(given: PlanOptions, as_json: AsJson = False) -> None:
     """Choose micro-batch, chunk, scoring and evaluation sizes for a device or budget, and say why."""
     target = resolve(given.device, given.budget)
-    result = plan_given(given, target)
+    try:
+        result = plan_given(given, target)
+    except DoesNotFitError as error:
+        if as_json:
+            print_json({"fits": False, "budget_bytes": target.budget_bytes, "reason": str(error)})
+        raise
     if as_json:
         print_json(result)
     else:
