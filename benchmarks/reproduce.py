@@ -37,7 +37,10 @@ from tkbc.verification import random_facts
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / "benchmarks" / "results" / "reproduced.json"
 PAGES = (ROOT / "docs" / "results.md", ROOT / "docs" / "huong-dan.vi.md")
-ABLATED = "--rank 100 --batch-size 1000 --emb-reg 0.01 --no-unit-norm --max-epochs 10"
+ABLATED = (
+    "--rank 100 --batch-size 1000 --emb-reg 0.01 --n3-sum --no-unit-norm --learning-rate 0.1 --cooldown 0 "
+    "--max-epochs 10"
+)
 """The same for every model and score, so that nothing else differs."""
 
 
@@ -143,6 +146,7 @@ def _words(cell: Cell) -> list[str]:
 
 def _figures(folder: Path, cell: Cell) -> dict[str, Any]:
     plan, config = read_object(folder / "plan.json"), read_object(folder / "config.json")
+    workload = Workload.model_validate(plan["workload"])
     lines = read_lines(folder / "metrics.jsonl")
     epochs = [line for line in lines if "loss" in line]
     (test,) = [line for line in lines if "test" in line]
@@ -153,9 +157,11 @@ def _figures(folder: Path, cell: Cell) -> dict[str, Any]:
         "rank": plan["rank"],
         "batch_size": plan["batch_size"],
         "settings": {
-            name: plan["workload"][name] for name in ("score", "optimizer", "emb_reg", "time_reg", "unit_norm")
+            name: getattr(workload, name)
+            for name in ("score", "optimizer", "emb_reg", "n3_parts", "time_reg", "unit_norm")
         },
         "learning_rate": config["learning_rate"],
+        "cooldown": config.get("cooldown", 0.0),
         "seed": config["seed"],
         "versions": config["versions"],
         "threads": os.environ.get("OMP_NUM_THREADS", "all"),
