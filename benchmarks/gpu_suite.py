@@ -82,7 +82,8 @@ def check_bytes(count: int = 60) -> dict[str, Any]:
                 workloads.append(
                     build_workload(
                         shape, model=model, rank=100, scoring=scoring, batch_size=batch, micro_batch_size=micro,
-                        emb_reg=1e-3, time_reg=1e-2, device="cuda", workspace_bytes=workspace,
+                        emb_reg=1e-3, n3_parts=model == "TNTPairRE", time_reg=1e-2, device="cuda",
+                        workspace_bytes=workspace,
                     )
                 )  # fmt: skip
     rows = []

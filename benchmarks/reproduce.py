@@ -44,6 +44,10 @@ ABLATED = (
 """The same for every model and score, so that nothing else differs."""
 
 
+SETTLED = ("rank", "batch_size", "settings", "learning_rate", "cooldown", "epochs", "seed")
+"""What two runs of the same row have in common."""
+
+
 class Cell(NamedTuple):
     """One run: how it is called in the tables, and what ``memplan train --dataset ICEWS14`` is given."""
 
@@ -89,13 +93,16 @@ def main() -> None:
     for name in [] if asked.speed else asked.names or EXPERIMENTS:
         for cell in EXPERIMENTS[name]:
             figures = _figures(_run(cell, asked.runs / ("again" if asked.again else "first"), asked.data_dir), cell)
+            kept = read_object(KEPT)
             rows = {row["label"]: row for row in kept.get(name, [])}
+            before = rows.get(cell.label, {})
+            if any(before.get(key) != figures[key] for key in SETTLED):
+                before = {}  # what is kept is of another recipe
             if asked.again:
-                rows[cell.label] = {**rows.get(cell.label, figures), "again": figures["test"]}
+                rows[cell.label] = {**(before or figures), "again": figures["test"]}
             else:
-                before = {k: v for k, v in rows.get(cell.label, {}).items() if k in ("again", "epoch_seconds")}
-                rows[cell.label] = {**figures, **before}
-            kept = {**read_object(KEPT), name: [rows[c.label] for c in EXPERIMENTS[name] if c.label in rows]}
+                rows[cell.label] = {**figures, **{k: v for k, v in before.items() if k in ("again", "epoch_seconds")}}
+            kept[name] = [rows[c.label] for c in EXPERIMENTS[name] if c.label in rows]
             KEPT.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
     for page in PAGES:
         page.write_text(with_tables(page.read_text(encoding="utf-8"), kept), encoding="utf-8")
@@ -159,6 +166,7 @@ def _figures(folder: Path, cell: Cell) -> dict[str, Any]:
         "settings": {
             name: getattr(workload, name)
             for name in ("score", "optimizer", "emb_reg", "n3_parts", "time_reg", "unit_norm")
+            if name not in ("n3_parts", "unit_norm") or not workload.traits.is_complex
         },
         "learning_rate": config["learning_rate"],
         "cooldown": config.get("cooldown", 0.0),

@@ -32,12 +32,15 @@ def how_to_repeat(plan: Plan, config: dict[str, Any]) -> str:
     """
     workload = plan.workload.model_dump()
     names = set(Workload.model_fields) - {"dataset"}
+    if plan.workload.traits.is_complex:
+        names -= {"n3_parts", "unit_norm"}  # the PairRE family's
     options = {
         "dataset": config.get("dataset", workload["dataset"]),
         "data_dir": config.get("data_dir"),
         **{field.name: workload[field.name] for field in fields(JobOptions) if field.name in names},
         "budget": _size(plan.budget_bytes) if plan.budget_source == "--budget" else None,
         **{name: config.get(name) for name in SETTINGS},
+        "cooldown": config.get("cooldown", 0.0),  # older runs had none
     }
     return shlex.join(["memplan", "train", *(part for name, value in options.items() for part in _flag(name, value))])
 

@@ -77,7 +77,8 @@ def run_command(
     source = ""
     if plan_file is None and not {*recipe.settings, *recipe.training} <= overridden:
         # A measured result is the whole recipe's: with anything else in its place it promises nothing.
-        whole = not overridden & {*recipe.settings, *recipe.training, "score", "precision"}
+        others = {"score", "precision", "n3_parts", "no_time_emb", "init_scale"}
+        whole = not overridden & {*recipe.settings, *recipe.training, *others}
         source = f" (recipe {recipe.name}: {recipe.described})" if whole else " (what is not given: from the recipe)"
     console = make_console()
     _announce(console, plan, target, train_settings, source, auto_fit=auto_fit)
@@ -194,7 +195,7 @@ def _announce(
         )
     )
     epochs = "1 epoch" if settings.max_epochs == 1 else f"{settings.max_epochs} epochs"
-    falling = f", falling to 0 over the last {settings.cooldown:.0%}" if settings.cooldown else ""
+    falling = f", falling to 0 over the last {100 * settings.cooldown:g}%" if settings.cooldown else ""
     console.print(f"learning rate {settings.learning_rate:g}, {epochs}{falling}{source}")
 
 

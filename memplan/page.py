@@ -208,7 +208,8 @@ def _check_rows(check: MemoryCheck) -> list[tuple[str, ...]]:
 def _settings(plan: Plan, config: dict[str, Any]) -> list[tuple[str, str]]:
     """Return names and values of the workload's settings, the run's, and the versions."""
     workload = plan.workload
-    of_plan = ("model", "optimizer", "emb_reg", "n3_parts", "time_reg", "no_time_emb", "unit_norm", "device", "threads")
+    of_pairre = [] if workload.traits.is_complex else ["n3_parts", "unit_norm"]
+    of_plan = ["model", "optimizer", "emb_reg", *of_pairre, "time_reg", "no_time_emb", "device", "threads"]
     values = {name: getattr(workload, name) for name in of_plan} | {
         name: value for name, value in config.items() if name != "versions"
     }

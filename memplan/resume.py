@@ -95,7 +95,8 @@ def _beginning(folder: Path) -> RunState:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         known = {name: config[name] for name in ("dataset", "data_dir", "data_sha256", "versions")}
-        settings = {name: config[name] for name in TrainSettings.model_fields}
+        # Older runs have no cooldown.
+        settings = {name: config[name] for name in TrainSettings.model_fields if name in config or name != "cooldown"}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise MemplanError(f"{folder / 'config.json'}: cannot be read as a run's settings; train anew") from None
     values = {**known, "plan": plan, "settings": validated(TrainSettings, settings)}

@@ -114,7 +114,7 @@ def new_sweep(
     Raises:
         UsageError: a setting is both searched and given.
     """
-    held = {name: value for name, value in vars(given).items() if value not in (None, False)}
+    held = {name: value for name, value in vars(given).items() if value is not None and value is not False}
     held = {name: str(value) if isinstance(value, Path) else value for name, value in held.items()}
     # --no-unit-norm and --time-emb are False, and said.
     held |= {

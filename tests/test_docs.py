@@ -208,16 +208,20 @@ def test_the_tables_of_results_are_what_is_kept(reproduce: Any) -> None:
 def test_the_readme_s_results_are_what_is_kept(reproduce: Any) -> None:
     kept = json.loads(reproduce.KEPT.read_text(encoding="utf-8"))
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    shown = re.findall(r"^\| (\w+) \| `(.*?)`: rank (\d+), .* (\d+) epochs \|(.*)\|$", text, flags=re.MULTILINE)
+    shown = re.findall(r"^\| (\w+) \| `(.*?)`: rank (\d+), (.*), (\d+) epochs \|(.*)\|$", text, flags=re.MULTILINE)
     assert len(shown) == 3
-    for name, (model, recipe, rank, epochs, cells) in zip(("tntpairre", "tntcomplex", "guide"), shown, strict=True):
+    for name, (model, recipe, rank, said, epochs, cells) in zip(
+        ("tntpairre", "tntcomplex", "guide"), shown, strict=True
+    ):
         (row,) = kept[name]
         known = find_recipe("ICEWS14", model, recipe.removeprefix("--recipe "))
         workload = build_workload(find_dataset("ICEWS14").shape, model=model, **known.settings)
-        assert (row["rank"], row["learning_rate"]) == (workload.rank, known.learning_rate)
+        assert row["rank"] == workload.rank == int(rank)
         assert row["epochs"] == known.max_epochs == int(epochs)
-        assert row["settings"]["emb_reg"] == workload.emb_reg
-        assert workload.rank == int(rank)
+        assert (row["learning_rate"], row["cooldown"]) == (known.learning_rate, known.cooldown)
+        assert f"Adagrad {known.learning_rate:g}" in said
+        for setting, value in row["settings"].items():
+            assert value == getattr(workload, setting), f"{name}: {setting}"
         assert cells.split("|") == [
             f" {sum(MODELS[model].tables(workload).values()) * workload.width:,} ",
             *(f" {row['test'][key]:.3f} " for key in ("mrr", "hits_at_1", "hits_at_10")),

@@ -125,7 +125,10 @@ def test_the_page_says_what_the_run_s_files_say(tmp_path: Path) -> None:
         for row in [*check["phases"], check["peak"]]
     ]
     assert "Run run: finished , 6 of 6 epochs" in page.text
-    assert how_to_repeat(Plan.read(run / "plan.json"), json.loads((run / "config.json").read_text())) in page.texts
+    plan, config = Plan.read(run / "plan.json"), json.loads((run / "config.json").read_text())
+    assert how_to_repeat(plan, config) in page.texts
+    del config["cooldown"]  # as a run of an earlier version has it: whatever the recipe has by now
+    assert "--cooldown 0.0" in how_to_repeat(plan, config)
     for name in ("setup", "score backward", "measured (dashed)"):
         assert name in page.texts
 
@@ -233,7 +236,22 @@ def test_a_page_needs_neither_torch_nor_numpy(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        ["--model", "TNTPairRE", "--auto-fit-gpu", "--budget", "1537KiB", "--rank", "12", "--time-reg", "0.02"],
+        [
+            "--model",
+            "TNTPairRE",
+            "--auto-fit-gpu",
+            "--budget",
+            "1537KiB",
+            "--rank",
+            "12",
+            "--time-reg",
+            "0.02",
+            "--n3-parts",
+            "--emb-reg",
+            "0.01",
+            "--cooldown",
+            "0.5",
+        ],
         ["--model", "ComplEx", "--rank", "3", "--optimizer", "adam", "--patience", "1", "--seed", "7"],
         ["--model", "TPairRE", "--no-unit-norm", "--score", "l2", "--scoring", "chunked", "--precision", "bf16"],
     ],

@@ -21,6 +21,7 @@ from tests.conftest import random_graph, write_folder
 from tests.test_cli import fails, invoke, read_json
 from tests.test_training import ROOT, SHAPE, make_plan, newest_checkpoint
 from tkbc.checkpoints import KEPT, Checkpoints
+from tkbc.trainer import Trainer
 from tkbc.training import Reporter, Result, TrainSettings, resume, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -191,6 +192,17 @@ def test_the_command_goes_on_where_a_run_stopped(tmp_path: Path, monkeypatch: py
     assert row["test_mrr"] == reported(tmp_path / "runs" / "one")[-1]["test"]["both"]["mrr"]
 
 
+def test_with_more_epochs_the_rate_falls_at_the_new_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin(tmp_path / "run", **ADAGRAD)
+    name, state = Checkpoints(tmp_path / "run" / "checkpoint").newest()
+    state.settings = state.settings.model_copy(update={"max_epochs": 6})
+    rates: list[float] = []
+    monkeypatch.setattr(Trainer, "set_learning_rate", lambda _, rate: rates.append(rate))
+    resume(tmp_path / "run", name, state, random_graph(SHAPE))
+    # 36 steps, the last 21.6 of them falling; 24 were taken.
+    assert rates == pytest.approx([0.1 * left / 21.6 for left in range(12, 0, -1)])
+
+
 def test_a_run_that_ended_before_its_first_checkpoint_begins_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,6 +214,9 @@ def test_a_run_that_ended_before_its_first_checkpoint_begins_again(
     for left in ("memory_check.json", "progress.json"):
         Path("runs/one", left).unlink()
     Path("runs/one/metrics.jsonl").write_text('{"epoch": 1, "lo')
+    config = json.loads(Path("runs/one/config.json").read_text())
+    del config["cooldown"]  # as a run of an earlier version has it
+    Path("runs/one/config.json").write_text(json.dumps(config))
     result = invoke("train", "--resume", "auto")
     assert result.exit_code == 0, result.output
     assert "from its beginning" in result.stdout

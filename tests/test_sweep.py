@@ -168,9 +168,31 @@ def test_a_space_that_is_tried_out_ends_a_sweep(folder: Path, tmp_path: Path) ->
 
 
 def test_where_nothing_fits_there_is_no_best(folder: Path, tmp_path: Path) -> None:
-    tiny = ["--budget", "1KiB", "--json"]
-    fails(3, "no trial fits: nothing fits 1.00 KiB", *arguments(folder, tmp_path / "a", "--trials", "2", *tiny))
-    fails(3, "none of 20 trials fits", *arguments(folder, tmp_path / "b", "--minutes", "5", *tiny))
+    for limit, why, n_trials in (
+        (["--trials", "2"], "no trial fits: nothing fits 1.00 KiB", 2),
+        (["--minutes", "5"], "none of 20 trials fits", 20),
+    ):
+        result = invoke(*arguments(folder, tmp_path / limit[0], *limit, "--budget", "1KiB"), "--json")
+        assert result.exit_code == 3
+        assert why in result.stderr
+        found = json.loads(result.stdout)
+        assert found["best"] is None
+        assert [trial["state"] for trial in found["trials"]] == ["does not fit"] * n_trials
+
+
+def test_what_is_given_holds_for_every_trial_even_0_and_off(folder: Path, tmp_path: Path) -> None:
+    given = SearchOptions(emb_reg=0.0, n3_parts=False, unit_norm=False, time_reg=0.5)
+    held = new_sweep(given, {"cooldown": 0.0}, parse_space(["rank=4,5"]))
+    assert held.given == {"emb_reg": 0.0, "n3_parts": False, "unit_norm": False, "time_reg": 0.5}
+    assert held.settings == {"cooldown": 0.0}
+    options = ["--cooldown", "0.5", "--n3-parts", "--trials", "1", "--sweep-dir", str(tmp_path / "sweep")]
+    fixed = ["sweep", "--dataset", str(folder), "--max-epochs", "1", "--device", "cpu", "--over", "rank=4"]
+    found = read_json(*fixed, *options)
+    assert "--n3-parts" in found["command"]
+    assert "--cooldown 0.5" in found["command"]
+    trial = tmp_path / "sweep" / "trials" / "0000"
+    assert json.loads((trial / "config.json").read_text())["cooldown"] == 0.5
+    assert json.loads((trial / "plan.json").read_text())["workload"]["n3_parts"]
 
 
 def test_a_value_that_no_trial_can_have_is_told_before_anything_is_made(folder: Path, tmp_path: Path) -> None:
@@ -269,8 +291,9 @@ def test_the_best_comes_first_and_what_has_no_mrr_last() -> None:
 
 
 def test_flags_are_as_memplan_train_takes_them() -> None:
-    values = {"rank": 20, "emb_reg": 1e-05, "unit_norm": False, "no_time_emb": False, "optimizer": "adam"}
-    assert flags(values) == "--rank 20 --emb-reg 1e-05 --no-unit-norm --time-emb --optimizer adam"
+    values = {"rank": 20, "emb_reg": 1e-05, "unit_norm": False, "no_time_emb": False, "n3_parts": False}
+    assert flags(values) == "--rank 20 --emb-reg 1e-05 --no-unit-norm --time-emb --n3-sum"
+    assert flags({"n3_parts": True, "cooldown": 0.2}) == "--n3-parts --cooldown 0.2"
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: f"{recipe.name}-{recipe.model}-{recipe.dataset}")

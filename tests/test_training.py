@@ -217,6 +217,23 @@ def test_the_demo_command_trains_checks_and_evaluates(tmp_path: Path, monkeypatc
     assert folder.name.startswith("demo-TNTPairRE-")
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "(recipe demo: tried here; test MRR 0.34)"),
+        (["--n3-parts"], "(what is not given: from the recipe)"),
+        (["--init-scale", "0.1"], "(what is not given: from the recipe)"),
+        (["--cooldown", "0.25"], "30 epochs, falling to 0 over the last 25% (what is not given: from the recipe)"),
+    ],
+)
+def test_a_recipe_s_result_is_told_for_the_whole_recipe_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tkbc.training.train", lambda *_, **__: sys.exit(0))
+    assert said in invoke("train", "--device", "cpu", *options).stdout
+
+
 def test_without_auto_fit_the_sizes_stay_as_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     result = invoke("train", "--device", "cpu", "--budget", "3MiB")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from memplan.commands import print_json
-from memplan.errors import UsageError
+from memplan.errors import DoesNotFitError, UsageError
 from memplan.options import AsJson, SearchOptions, with_options
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def sweep(
     split is not looked at. Stopped, or killed, a sweep goes on with --resume as if nothing had been: with its own
     limits, or other ones.
     """
-    from memplan.sweep import new_sweep, read_sweep, require_optuna
+    from memplan.sweep import new_sweep, read_sweep, read_trials, require_optuna
 
     require_optuna()
     settings: dict[str, Any] = {"learning_rate": learning_rate, "init_scale": init_scale, "max_epochs": max_epochs}
@@ -77,7 +77,12 @@ def sweep(
         found = new_sweep(given, settings, space, seed=seed or 0, **limits)
     from memplan.sweep_job import run_sweep
 
-    ended = run_sweep(folder, found, is_new=resume is None, quiet=as_json)
+    try:
+        ended = run_sweep(folder, found, is_new=resume is None, quiet=as_json)
+    except DoesNotFitError:
+        if as_json:
+            print_json(_as_json(folder, found, read_trials(folder)))
+        raise
     if as_json:
         print_json(_as_json(folder, found, ended))
 
