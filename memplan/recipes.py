@@ -84,7 +84,8 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("demo", "ComplEx", DEMO.name, "TNTComplEx's", {**_DEMO_COMPLEX, **_STATIC}, 0.1, 30),
     Recipe(
         "icews14", "TNTPairRE", "ICEWS14", "docs/results.md",
-        {**_ADAGRAD, "rank": 280, "emb_reg": 3e-2, "time_reg": 1e-2, "unit_norm": False}, 0.1, 60, "test MRR 0.575",
+        {**_ADAGRAD, "rank": 280, "emb_reg": 2.5e-2, "n3_parts": True, "time_reg": 1e-2, "unit_norm": False},
+        0.2, 90, "test MRR 0.575", cooldown=0.25,
     ),
     Recipe("plain", "TNTPairRE", None, "tried here", _PAIRRE, 0.1, 30, "ICEWS14, 5 epochs: test MRR 0.446"),
     Recipe("plain", "TPairRE", None, "TNTPairRE's", _PAIRRE, 0.1, 30),
