@@ -30,7 +30,7 @@ import torch
 from timing import take_turns
 
 from memplan.runs import read_lines, read_object
-from memplan.workload import Workload
+from memplan.workload import PAIRRE_SETTINGS, Workload
 from tkbc.trainer import Trainer
 from tkbc.verification import random_facts
 
@@ -167,7 +167,7 @@ def _figures(folder: Path, cell: Cell) -> dict[str, Any]:
         "settings": {
             name: getattr(workload, name)
             for name in ("score", "optimizer", "emb_reg", "n3_parts", "time_reg", "unit_norm")
-            if name not in ("n3_parts", "unit_norm") or not workload.traits.is_complex
+            if name not in PAIRRE_SETTINGS or not workload.traits.is_complex
         },
         "learning_rate": config["learning_rate"],
         "cooldown": config.get("cooldown", 0.0),

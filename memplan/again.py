@@ -8,7 +8,7 @@ from typing import Any
 
 from memplan.options import JobOptions
 from memplan.plan import Plan
-from memplan.workload import Workload
+from memplan.workload import PAIRRE_SETTINGS, Workload
 
 UNITS = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("B", 1))
 SWITCHES = {
@@ -33,7 +33,7 @@ def how_to_repeat(plan: Plan, config: dict[str, Any]) -> str:
     workload = plan.workload.model_dump()
     names = set(Workload.model_fields) - {"dataset"}
     if plan.workload.traits.is_complex:
-        names -= {"n3_parts", "unit_norm"}  # the PairRE family's
+        names -= set(PAIRRE_SETTINGS)
     options = {
         "dataset": config.get("dataset", workload["dataset"]),
         "data_dir": config.get("data_dir"),

@@ -23,6 +23,7 @@ from memplan.plan import MemoryCheck, Plan
 from memplan.programs.step import one_step
 from memplan.runs import how_to_resume, read_object, read_run
 from memplan.units import format_bytes, format_count, format_mib_up
+from memplan.workload import PAIRRE_SETTINGS
 
 PAGE = "report.html"
 RANKS = (
@@ -208,7 +209,7 @@ def _check_rows(check: MemoryCheck) -> list[tuple[str, ...]]:
 def _settings(plan: Plan, config: dict[str, Any]) -> list[tuple[str, str]]:
     """Return names and values of the workload's settings, the run's, and the versions."""
     workload = plan.workload
-    of_pairre = [] if workload.traits.is_complex else ["n3_parts", "unit_norm"]
+    of_pairre = () if workload.traits.is_complex else PAIRRE_SETTINGS
     of_plan = ["model", "optimizer", "emb_reg", *of_pairre, "time_reg", "no_time_emb", "device", "threads"]
     values = {name: getattr(workload, name) for name in of_plan} | {
         name: value for name, value in config.items() if name != "versions"

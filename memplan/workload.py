@@ -44,6 +44,8 @@ TRAITS: dict[ModelName, ModelTraits] = {
     "TPairRE": ModelTraits(is_complex=False, is_static=False, is_temporal=True),
     "TNTPairRE": ModelTraits(is_complex=False, is_static=True, is_temporal=True),
 }
+PAIRRE_SETTINGS = ("n3_parts", "unit_norm")
+"""Settings of the PairRE family alone."""
 SCORINGS: tuple[Scoring, ...] = ("materialized", "chunked", "fused")
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
 

@@ -59,6 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     settings = {name: getattr(options, name) for name in ("learning_rate", "max_epochs", "valid_freq", "seed")}
     settings["cooldown"] = 0.0
     try:
+        is_pairre = not TRAITS[find_model(options.model)].is_complex
         given = SearchOptions(
             dataset=options.dataset,
             data_dir=options.data_dir,
@@ -70,8 +71,8 @@ def main(arguments: list[str] | None = None) -> int:
             time_reg=options.time_reg,
             no_time_emb=options.no_time_emb or None,
             # The model as its specification has it, whatever recipe a dataset has by now.
-            unit_norm=None if TRAITS[find_model(options.model)].is_complex else True,
-            n3_parts=None if TRAITS[find_model(options.model)].is_complex else False,
+            unit_norm=True if is_pairre else None,
+            n3_parts=False if is_pairre else None,
             device=options.device,
             budget=options.budget,
         )
