@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from memplan.again import SWITCHES as SWITCH_FLAGS
 from memplan.errors import UsageError, unknown_name
 from memplan.workload import TRAITS, ModelName
 
@@ -130,12 +131,9 @@ def flags(values: dict[str, Any]) -> str:
     parts = []
     for name, value in values.items():
         flag = "--" + name.replace("_", "-")
-        if name == "no_time_emb":
-            parts.append(flag if value else "--time-emb")
-        elif name == "n3_parts":
-            parts.append(flag if value else "--n3-sum")
-        elif isinstance(value, bool):
-            parts.append(flag if value else f"--no-{flag[2:]}")
+        if isinstance(value, bool):
+            on, off = SWITCH_FLAGS.get(name, (flag, f"--no-{flag[2:]}"))
+            parts.append(on if value else off)
         else:
             parts.append(f"{flag} {shlex.quote(_text(value))}")
     return " ".join(parts)
