@@ -19,7 +19,7 @@ def download_command(name: str, data_dir: Path | None) -> Path:
     """
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from tkbc.data import data_folder, find_folder
+    from memplan.places import data_folder, find_folder
     from tkbc.data.download import download
 
     entry = find_dataset(name)

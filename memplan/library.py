@@ -149,6 +149,10 @@ def plan_given(given: SearchOptions, target: Target, graph: Graph | None = None,
         DoesNotFitError: nothing fits.
     """
     job = gather(given, graph)
+    return _plan_of(job, given, target, auto_fit=auto_fit).model_copy(update={"recipe": job.recipe})
+
+
+def _plan_of(job: Job, given: SearchOptions, target: Target, *, auto_fit: bool) -> Plan:
     settings = {**settings_for(job, target), "n_queries": job.graph.n_queries}
     shape = job.graph.shape
     if given.rank_is_auto:

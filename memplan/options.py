@@ -13,6 +13,7 @@ import typer
 
 from memplan.catalog import DEMO, find_dataset, is_folder
 from memplan.errors import UsageError, unknown_name
+from memplan.places import find_folder
 from memplan.recipes import find_recipe
 from memplan.workload import TRAITS, ModelName, Shape, Workload, validated
 
@@ -123,6 +124,11 @@ class JobOptions:
     def rank_is_auto(self) -> bool:
         """Whether the rank is the search's to choose."""
         return self.rank is not None and str(self.rank).strip().lower() == "auto"
+
+    def given_flags(self, *but: str) -> list[str]:
+        """Return the flags of the options that the user gave, those of the fields ``but`` left out."""
+        names = [field.name for field in fields(self) if getattr(self, field.name) != field.default]
+        return [f"--{name.replace('_', '-')}" for name in names if name not in but]
 
     def given_settings(self) -> dict[str, Any]:
         """Return the workload's settings that the user gave.
@@ -243,6 +249,8 @@ class Job(NamedTuple):
 
     graph: Graph
     settings: dict[str, Any]
+    recipe: str
+    """The recipe's name."""
 
 
 def find_model(name: str) -> ModelName:
@@ -274,7 +282,7 @@ def gather(given: JobOptions, graph: Graph | None = None) -> Job:
     settings = {"no_time_emb": graph.no_time, **recipe.settings, **asked, "model": model, "dataset": graph.dataset}
     if "batch_size" not in asked:
         settings["batch_size"] = min(settings["batch_size"], 2 * graph.shape.n_facts)
-    return Job(graph, settings)
+    return Job(graph, settings, recipe.name)
 
 
 def of_loaded(dataset: str, graph: LoadedGraph) -> Graph:
@@ -284,7 +292,7 @@ def of_loaded(dataset: str, graph: LoadedGraph) -> Graph:
 
 
 def _find_graph(given: JobOptions) -> Graph:
-    """Return the graph: from its counts, counted in its files where those are named, or from the catalog."""
+    """Return the graph: from its counts, counted in its files where those are at hand, or from the catalog."""
     counts = {field: getattr(given, field, None) for field in Shape.model_fields}
     some = {field: value for field, value in counts.items() if value is not None}
     if some and given.dataset is not None:
@@ -296,7 +304,8 @@ def _find_graph(given: JobOptions) -> Graph:
             raise UsageError(f"a graph given by its counts needs all four; add {', '.join(missing)}")
         return Graph(None, validated(Shape, some))
     dataset = DEMO.name if given.dataset is None else given.dataset
-    if is_folder(dataset) or given.data_dir is not None:
+    # As train looks for it: files that are at hand are counted, the catalog is believed where there are none.
+    if is_folder(dataset) or given.data_dir is not None or find_folder(find_dataset(dataset), None) is not None:
         from tkbc.data import load_dataset  # numpy: only where there are files to count
 
         loaded = load_dataset(dataset, given.data_dir)

@@ -141,6 +141,8 @@ class Plan(BaseModel):
     """By the cost model: for comparing plans, not a promise."""
     reason: str
     alternatives: list[Alternative]
+    recipe: str | None = None
+    """The recipe under its settings, whose rate and epochs it is trained with; None: the model's default one."""
 
     @model_validator(mode="after")
     def _agree(self) -> Plan:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import islice, product
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -60,14 +61,23 @@ class Choice(BaseModel):
 Dimension = Annotated[Range | Choice, Field(discriminator="kind")]
 
 
-def default_space(model: ModelName) -> list[Dimension]:
-    """Return what is searched where nothing is said: rate, regularizers and, for the PairRE family, unit norm."""
+def default_space(model: ModelName, but: Collection[str] = ()) -> list[Dimension]:
+    """Return what is searched where nothing is said: rate, regularizers and, for the PairRE family, unit norm.
+
+    Settings named in ``but`` are left out.
+
+    Raises:
+        UsageError: nothing is left.
+    """
     texts = ["learning_rate=0.02..0.5", "emb_reg=1e-3..1e-1"]
     if TRAITS[model].is_temporal:
         texts.append("time_reg=1e-3..1")
     if not TRAITS[model].is_complex:
         texts.append("unit_norm=true,false")
-    return parse_space(texts)
+    left = [text for text in texts if text.partition("=")[0] not in but]
+    if not left:
+        raise UsageError("all that is searched by default is given; say what to search with --over")
+    return parse_space(left)
 
 
 def parse_space(texts: Iterable[str]) -> list[Dimension]:
@@ -126,6 +136,21 @@ def _value(text: str, name: str, part: str) -> Value:
     return value
 
 
+def combinations(space: Iterable[Dimension], at_most: int) -> Iterator[dict[str, Value]]:
+    """Return every combination of a space's values, the first ``at_most``; none where a range has no end of them."""
+    names: list[str] = []
+    values: list[Sequence[Value]] = []
+    for dimension in space:
+        if isinstance(dimension, Choice):
+            values.append(dimension.values)
+        elif dimension.is_whole:
+            values.append(range(int(dimension.low), int(dimension.high) + 1))
+        else:
+            return iter(())
+        names.append(dimension.name)
+    return (dict(zip(names, chosen, strict=True)) for chosen in islice(product(*values), at_most))
+
+
 def flags(values: dict[str, Any]) -> str:
     """Return settings as ``memplan train`` takes them."""
     parts = []
@@ -140,4 +165,10 @@ def flags(values: dict[str, Any]) -> str:
 
 
 def _text(value: Value) -> str:
-    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+    """Return a value as it is typed, with every digit that it has."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        short = f"{value:g}"
+        return short if float(short) == value else repr(value)
+    return str(value)

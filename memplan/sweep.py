@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from memplan.errors import DoesNotFitError, MemplanError, UsageError
 from memplan.options import JobOptions, SearchOptions
 from memplan.runs import read_lines
-from memplan.space import Dimension, Range, Value, flags
+from memplan.space import Dimension, Range, Value, combinations, flags
 from memplan.workload import validated
 
 if TYPE_CHECKING:
@@ -37,7 +37,9 @@ STARTUP_TRIALS = 5
 HOPELESS_TRIALS = 20
 """Trials that do not fit, and none that does, after which a sweep is given up."""
 ATTEMPTS = 50
-"""Proposals of settings that were tried already, after which a space counts as searched."""
+"""Proposals of settings that were tried already, after which one that was not is drawn by lot."""
+FEW = 100_000
+"""Combinations that a space may have for those that are left to be listed."""
 
 TrialState = Literal["finished", "pruned", "does not fit", "failed"]
 
@@ -66,8 +68,8 @@ class Sweep(BaseModel):
         return SearchOptions(**{**self.given, "data_dir": None if data_dir is None else Path(data_dir)})
 
     def command(self, params: dict[str, Value]) -> str:
-        """Return the command that trains with ``params``, in full."""
-        return f"memplan train {flags({**self.given, **self.settings, **params})}"
+        """Return the command that trains with ``params``, in full: its sizes are chosen as the trial's were."""
+        return f"memplan train --auto-fit-gpu {flags({**self.given, **self.settings, **params})}"
 
 
 class Trial(BaseModel):
@@ -239,18 +241,35 @@ def split_params(params: dict[str, Value]) -> tuple[dict[str, Any], dict[str, An
 def _propose(
     sweep: Sweep, ended: list[Trial], distributions: dict[str, BaseDistribution]
 ) -> tuple[optuna.trial.Trial, dict[str, Value]] | None:
-    """Return the next trial and its values, which none that ended had; None where no such is proposed."""
-    optuna = require_optuna()
+    """Return the next trial and its values, which none that ended had; None where all that there are were tried."""
+    tried = {_key(trial.params) for trial in ended}
     for attempt in range(ATTEMPTS):
-        sampler = optuna.samplers.TPESampler(seed=_seed(sweep.seed, len(ended), attempt))
-        pruner = optuna.pruners.MedianPruner(STARTUP_TRIALS)
-        study = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner)
-        study.add_trials([_frozen(trial, distributions) for trial in ended])
-        proposed = study.ask(distributions)
+        proposed = _study(sweep, ended, distributions, attempt).ask(distributions)
         params = {dimension.name: _rounded(proposed.params[dimension.name], dimension) for dimension in sweep.space}
-        if all(trial.params != params for trial in ended):
+        if _key(params) not in tried:
             return proposed, params
-    return None
+    # What is thought best was tried: any other will do.
+    left = [params for params in combinations(sweep.space, FEW) if _key(params) not in tried]
+    if not left:
+        return None
+    params = left[_seed(sweep.seed, len(ended)) % len(left)]
+    study = _study(sweep, ended, distributions, ATTEMPTS)
+    study.enqueue_trial(params)
+    return study.ask(distributions), params
+
+
+def _study(sweep: Sweep, ended: list[Trial], distributions: dict[str, BaseDistribution], attempt: int) -> Any:
+    """Return Optuna's study of the trials that ended."""
+    optuna = require_optuna()
+    sampler = optuna.samplers.TPESampler(seed=_seed(sweep.seed, len(ended), attempt))
+    pruner = optuna.pruners.MedianPruner(STARTUP_TRIALS)
+    study = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner)
+    study.add_trials([_frozen(trial, distributions) for trial in ended])
+    return study
+
+
+def _key(params: dict[str, Value]) -> tuple[tuple[str, Value], ...]:
+    return tuple(sorted(params.items()))
 
 
 def _keep(folder: Path, trials: list[Trial]) -> None:

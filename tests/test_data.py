@@ -265,3 +265,11 @@ def test_a_dataset_is_found_by_name_by_its_own_folder_and_by_the_environment(
     assert same(load_dataset("YAGO15K", tmp_path), load_dataset("yago15k", folder))
     monkeypatch.setenv("TKBC_DATA", str(tmp_path))
     assert load_dataset("YAGO15K").name == "YAGO15K"
+
+
+def test_times_that_are_equal_as_numbers_keep_one_order(tmp_path: Path) -> None:
+    """Ids follow from the order, so it must not be that of a set, which differs from process to process."""
+    for split in ("train", "valid", "test"):
+        lines = [f"a\tr\tb\t{time}\n" for time in ("2", "1", "0002", "01", "02", "+1")]
+        (tmp_path / split).write_text("".join(lines), encoding="utf-8")
+    assert load_dataset(str(tmp_path)).timestamps == ("+1", "01", "1", "0002", "02", "2")

@@ -16,7 +16,7 @@ from filelock import FileLock
 from memplan.errors import UsageError
 from memplan.options import SearchOptions
 from memplan.recipes import RECIPES, find_recipe
-from memplan.space import Choice, Range, default_space, flags, parse_space
+from memplan.space import Choice, Range, combinations, default_space, flags, parse_space
 from memplan.sweep import Trial, Watcher, best_first, keep_sweep, new_sweep, read_trials, search
 from memplan.workload import TRAITS, Workload
 from tests.conftest import random_graph, write_folder
@@ -84,6 +84,10 @@ def test_every_model_has_a_space_of_settings_that_it_takes() -> None:
         names = {dimension.name for dimension in default_space(model)}
         assert ("time_reg" in names) == traits.is_temporal
         assert ("unit_norm" in names) != traits.is_complex
+        rest = {dimension.name for dimension in default_space(model, but=["emb_reg", "rank"])}
+        assert rest == names - {"emb_reg"}
+    with pytest.raises(UsageError, match="say what to search"):
+        default_space("ComplEx", but=["emb_reg", "learning_rate"])
 
 
 def _sweep(folder: Path, n_trials: int, stop_after: int | None = None) -> list[Trial]:
@@ -134,6 +138,31 @@ def test_what_fell_behind_the_median_was_given_up(tmp_path: Path) -> None:
             assert mrr < others[len(others) // 2]
 
 
+@pytest.mark.parametrize(
+    "over", [["rank=1..30"], ["learning_rate=0.1,0.2,0.3,0.4,0.5,0.6", "emb_reg=0,0.001,0.01,0.1"], ["score=l1"]]
+)
+def test_every_combination_of_a_space_with_an_end_is_tried_once(tmp_path: Path, over: list[str]) -> None:
+    def train(given: SearchOptions, settings: dict[str, Any], _folder: Path, watcher: Watcher) -> Trial:
+        rate, reg = settings.get("learning_rate", 0.1), given.emb_reg or 0.0
+        watcher.validated(1, 1 / (1 + abs(int(given.rank or 0) - 17)) - abs(rate - 0.3) - reg)
+        return Trial(trial=0, params={}, state="finished", valid_mrr=watcher.curve[-1][1], curve=tuple(watcher.curve))
+
+    space = parse_space(over)
+    sweep = new_sweep(SearchOptions(), {}, space)
+    keep_sweep(tmp_path / "sweep", sweep)
+    more = search(tmp_path / "sweep", sweep, train, max_trials=None, must_stop=lambda: False, on_end=lambda _: None)
+    assert not more
+    tried = [trial.params for trial in read_trials(tmp_path / "sweep")]
+    every = list(combinations(space, 1000))
+    assert len(tried) == len(every) == {"rank": 30, "learning_rate": 24, "score": 1}[space[0].name]
+    assert all(params in tried for params in every)
+
+
+def test_a_space_without_an_end_has_no_list() -> None:
+    assert list(combinations(parse_space(["rank=4,5", "emb_reg=0..1"]), 10)) == []
+    assert len(list(combinations(parse_space(["rank=1..1000", "batch_size=1..1000"]), 50))) == 50
+
+
 def test_a_sweep_trains_plans_and_says_how_to_train_the_best(folder: Path, tmp_path: Path) -> None:
     sweep_dir = tmp_path / "sweep"
     found = read_json(*arguments(folder, sweep_dir, "--trials", "3", "--seed", "1"))
@@ -149,6 +178,7 @@ def test_a_sweep_trains_plans_and_says_how_to_train_the_best(folder: Path, tmp_p
         assert {name: plan["workload"][name] for name in ("rank", "unit_norm")} == {
             name: trial["params"][name] for name in ("rank", "unit_norm")
         }
+    assert found["command"].startswith("memplan train --auto-fit-gpu "), "its sizes are chosen as the trial's were"
     # The command that it gives is the trial's: the same validations.
     run = tmp_path / "run"
     trained = invoke(*found["command"].split()[1:], "--run-dir", str(run))
@@ -273,6 +303,7 @@ def test_time_that_is_up_ends_a_sweep(folder: Path, tmp_path: Path) -> None:
         (2, "setting to search over", ["sweep", "--trials", "1", "--over", "embreg=1..2"]),
         (1, "no sweep", ["sweep", "--trials", "1", "--resume", "nowhere"]),
         (2, "settled --rank", ["sweep", "--trials", "1", "--resume", "nowhere", "--rank", "4"]),
+        (2, "settled --recipe, --budget", ["sweep", "--resume", "nowhere", "--budget", "1GiB", "--recipe", "guide"]),
         (1, "nowhere: no sweep", ["sweep", "--resume", "nowhere"]),
     ],
 )
@@ -294,6 +325,7 @@ def test_flags_are_as_memplan_train_takes_them() -> None:
     values = {"rank": 20, "emb_reg": 1e-05, "unit_norm": False, "no_time_emb": False, "n3_parts": False}
     assert flags(values) == "--rank 20 --emb-reg 1e-05 --no-unit-norm --time-emb --n3-sum"
     assert flags({"n3_parts": True, "cooldown": 0.2}) == "--n3-parts --cooldown 0.2"
+    assert flags({"learning_rate": 0.12345678, "emb_reg": 1.0}) == "--learning-rate 0.12345678 --emb-reg 1"
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: f"{recipe.name}-{recipe.model}-{recipe.dataset}")

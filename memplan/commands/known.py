@@ -28,8 +28,8 @@ def datasets(
     """List the catalog's datasets, their shapes, and where they are on this machine."""
     if context.invoked_subcommand is not None:
         return
+    from memplan.places import data_folder, find_folder
     from memplan.report import listing, make_console
-    from tkbc.data import data_folder, find_folder
 
     places = {name: find_folder(entry, data_dir) for name, entry in DATASETS.items()}
     if as_json:

@@ -50,18 +50,21 @@ def sweep(
     require_optuna()
     settings: dict[str, Any] = {"learning_rate": learning_rate, "init_scale": init_scale, "max_epochs": max_epochs}
     settings |= {"cooldown": cooldown, "valid_freq": valid_freq, "seed": seed}
+    held = {name for name, value in settings.items() if value is not None}
     if minutes is not None and not minutes > 0:
         raise UsageError(f"--minutes: {minutes:g}: a number above 0")
     limits: dict[str, Any] = {"max_trials": trials, "minutes": minutes}
     if resume is not None:
-        said = [*given.given_settings(), *(name for name in ("dataset", "model", "device") if getattr(given, name))]
-        said += [
-            name for name, value in {**settings, "over": over, "sweep_dir": sweep_dir}.items() if value is not None
-        ]
+        own = {**settings, "over": over, "sweep_dir": sweep_dir}
+        said = given.given_flags("data_dir")
+        said += [f"--{name.replace('_', '-')}" for name, value in own.items() if value is not None]
         if said:
-            flags = ", ".join(f"--{name.replace('_', '-')}" for name in said)
-            raise UsageError(f"--resume: the sweep has settled {flags}; leave that out, or begin another sweep")
+            raise UsageError(
+                f"--resume: the sweep has settled {', '.join(said)}; leave that out, or begin another sweep"
+            )
         folder, found = resume, read_sweep(resume)
+        if given.data_dir is not None:
+            found = found.model_copy(update={"given": {**found.given, "data_dir": str(given.data_dir)}})
         if any(limits.values()):
             found = found.model_copy(update=limits)
     else:
@@ -72,14 +75,14 @@ def sweep(
         if not any(limits.values()):
             raise UsageError("say when to stop: --trials, --minutes or both")
         model = find_model(given.model or DEFAULT_MODEL)
-        space = parse_space(over) if over else default_space(model)
+        space = parse_space(over) if over else default_space(model, but={*given.given_settings(), *held})
         folder = sweep_dir or new_folder(f"{Path(given.dataset or 'demo').name}-{model}")
         found = new_sweep(given, settings, space, seed=seed or 0, **limits)
     from memplan.sweep_job import run_sweep
 
     try:
         ended = run_sweep(folder, found, is_new=resume is None, quiet=as_json)
-    except DoesNotFitError:
+    except (DoesNotFitError, SystemExit):  # nothing fits, or a signal stopped it: what there is, is told all the same
         if as_json:
             print_json(_as_json(folder, found, read_trials(folder)))
         raise

@@ -2,38 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-import platformdirs
-
-from memplan.catalog import DEMO, DatasetEntry, find_dataset, is_folder
+from memplan.catalog import DEMO, find_dataset, is_folder
 from memplan.errors import MemplanError
+from memplan.places import data_folder, find_folder
 from memplan.sources import remote_files
 from tkbc.data.cache import load_folder
 from tkbc.data.dataset import Dataset, FilterIndex, with_reciprocals
 from tkbc.data.demo import generate_demo
-from tkbc.data.raw import missing_files
 
-__all__ = ["Dataset", "FilterIndex", "data_folder", "find_folder", "load_dataset", "with_reciprocals"]
-
-
-def data_folder(data_dir: Path | None) -> Path:
-    """Return where datasets lie: ``data_dir``, else ``$TKBC_DATA``, else the user's data directory."""
-    if data_dir is not None:
-        return data_dir
-    from_environment = os.environ.get("TKBC_DATA")
-    return Path(from_environment) if from_environment else Path(platformdirs.user_data_dir("tkbc"))
-
-
-def find_folder(entry: DatasetEntry, data_dir: Path | None) -> Path | None:
-    """Return the folder with the entry's three files, in the data folder or a folder of its name there, or None."""
-    root = data_folder(data_dir)
-    names = (entry.name, entry.name.lower())
-    candidates = [root / name for name in names]
-    if data_dir is not None and root.name.lower() == entry.name.lower():
-        candidates.insert(0, root)
-    return next((folder for folder in candidates if folder.is_dir() and not missing_files(folder)), None)
+__all__ = ["Dataset", "FilterIndex", "load_dataset", "with_reciprocals"]
 
 
 def load_dataset(dataset: str, data_dir: Path | None = None, *, seed: int = 0) -> Dataset:

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from memplan.errors import MemplanError
+from memplan.places import missing_files
 from tkbc.data.dataset import NO_TIME, SPLITS, Dataset, Ids
 from tkbc.data.raw_intervals import NAME_FILES, OPEN, is_interval, named, names_of, parse_interval
 
@@ -30,11 +31,6 @@ _YEAR = re.compile(r'"?(-?\d{1,6})-[\d#]{2}-[\d#]{2}"?')
 
 RawFact = tuple[str, ...]
 """A fact as text: head, relation, tail, and its time or its begin and end."""
-
-
-def missing_files(folder: Path) -> list[str]:
-    """Return the split files that ``folder`` lacks."""
-    return [name for name in SPLITS if not (folder / name).is_file()]
 
 
 def read_folder(folder: Path, dataset: str) -> Dataset:
@@ -179,6 +175,6 @@ def _chronological(time: str) -> tuple[int, int, str]:
     if time == NO_TIME:
         return 2, 0, ""
     try:
-        return 0, int(time), ""
+        return 0, int(time), time  # "1" and "01" are two timestamps, in the same order in every process
     except ValueError:
         return 1, 0, time
