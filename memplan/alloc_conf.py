@@ -54,6 +54,20 @@ DEFAULT = AllocatorSettings()
 
 def from_environment() -> str:
     """Return the modelled options of the environment's own setting, which a run on this machine will obey."""
+    return ",".join(part for name, part in _environment() if name in MODELLED)
+
+
+def notice() -> str | None:
+    """Return what to tell of the environment's options that predictions leave out of account; None: there are none."""
+    names = [name for name, _ in _environment() if name not in MODELLED]
+    if not names:
+        return None
+    return (
+        f"{', '.join(names)} of the environment's allocator options: not modelled, so allocated and reserved bytes may "
+        "differ; --alloc-conf '' plans without any"
+    )
+
+
+def _environment() -> list[tuple[str, str]]:
     text = next((os.environ[name] for name in VARIABLES if os.environ.get(name)), "")
-    parts = [part.strip() for part in text.split(",")]
-    return ",".join(part for part in parts if part.split(":")[0].strip() in MODELLED)
+    return [(part.partition(":")[0].strip(), part.strip()) for part in text.split(",") if part.strip()]

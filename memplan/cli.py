@@ -23,7 +23,8 @@ class _Group(TyperGroup):
         except BrokenPipeError:
             raise  # the reader went away: typer ends quietly
         except OSError as error:
-            typer.echo(f"memplan: cannot write: {error.strerror or error}", err=True)
+            what = "cannot write" if error.filename is None else error.filename
+            typer.echo(f"memplan: {what}: {error.strerror or error}", err=True)
             raise typer.Exit(1) from None
 
 

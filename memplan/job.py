@@ -65,7 +65,10 @@ def run_command(
         if dataset is None:
             raise UsageError(f"{plan_file}: a plan for a graph given by its counts; name its data with --dataset")
         graph = load_dataset(dataset, given.data_dir)
-    recipe = find_recipe(graph.dataset, plan.workload.model, given.recipe)
+    if plan_file is None or plan.recipe is None:
+        recipe = find_recipe(graph.dataset, plan.workload.model, given.recipe)
+    else:
+        recipe = find_recipe(plan.workload.dataset, plan.workload.model, plan.recipe)
 
     given_settings = {name: value for name, value in settings.items() if value is not None}
     train_settings = validated(TrainSettings, {**recipe.training, **given_settings})
@@ -75,7 +78,9 @@ def run_command(
         run_folder = _new_folder(graph.name, plan.workload.model)
     overridden = set(given.given_settings()) | set(given_settings)
     source = ""
-    if plan_file is None and not {*recipe.settings, *recipe.training} <= overridden:
+    if plan_file is not None:
+        source = "" if set(recipe.training) <= overridden else f" (recipe {recipe.name}, as the plan has it)"
+    elif not {*recipe.settings, *recipe.training} <= overridden:
         # A measured result is the whole recipe's: with anything else in its place it promises nothing.
         others = {"score", "precision", "n3_parts", "no_time_emb", "init_scale"}
         whole = not overridden & {*recipe.settings, *recipe.training, *others}
@@ -117,10 +122,11 @@ def _make_plan(given: SearchOptions, graph: Dataset, target: Target, *, auto_fit
 
 def _read_plan(path: Path, given: SearchOptions, *, auto_fit: bool) -> Plan:
     """Return a plan whose numbers follow from its workload: they are told again and compared."""
-    extra = [*given.given_settings(), *(["model"] if given.model else []), *(["auto_fit_gpu"] if auto_fit else [])]
+    extra = given.given_flags("dataset", "data_dir", "device", "budget") + ["--auto-fit-gpu"] * auto_fit
     if extra:
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in extra)
-        raise UsageError(f"--plan settles everything that sizes a tensor; leave out {flags}, or make a new plan")
+        raise UsageError(
+            f"--plan settles the recipe and all that sizes a tensor; leave out {', '.join(extra)}, or make a new plan"
+        )
     plan = Plan.read(path)
     again = estimate(plan.workload)
     if (again.phases, again.peak.requested_bytes) != (plan.phases, plan.peak.requested_bytes):
@@ -169,7 +175,7 @@ def _check_free(folder: Path) -> None:
     if folder == Path() or folder.is_file():
         raise UsageError(f"--run-dir {folder}: no name for a new folder")
     if folder.exists():
-        raise MemplanError(f"{folder}: there is a run already; choose another folder with --run-dir")
+        raise MemplanError(f"{folder}: there is such a folder already; choose a new one with --run-dir")
 
 
 def _new_folder(graph_name: str, model: str) -> Path:

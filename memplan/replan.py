@@ -39,7 +39,8 @@ def replan(plan: Plan, target: Target, part: Part) -> Plan:
             fixed = workload.model_dump(exclude=set(workload.shape.model_dump()))
             # The other part is not what failed: it stays, and is planned anew in its turn where it fails too.
             enough = max(target.budget_bytes, _peak(workload, target))
-            return search(workload.shape, target._replace(budget_bytes=enough), **fixed)
+            found = search(workload.shape, target._replace(budget_bytes=enough), **fixed)
+            return found.model_copy(update={"recipe": plan.recipe})
     raise DoesNotFitError(
         f"out of memory while {'training' if part == 'training' else 'ranking'}, and no smaller plan fits "
         f"{format_bytes(max(0, limit))} ({target.budget_source})"

@@ -28,8 +28,9 @@ PIPE_WIDTH = 1000
 
 def make_console() -> Console:
     """Return a console that keeps lines whole in a pipe, where there is no width to fit."""
-    console = Console(highlight=False, markup=False)
-    return console if console.is_terminal else Console(highlight=False, markup=False, width=PIPE_WIDTH)
+    # No markup and no emoji: a name such as "r:x:y" or "[a]" stands for itself.
+    console = Console(highlight=False, markup=False, emoji=False)
+    return console if console.is_terminal else Console(highlight=False, markup=False, emoji=False, width=PIPE_WIDTH)
 
 
 def estimate_report(estimate: Estimate, target: Target, *, explain: bool) -> RenderableType:

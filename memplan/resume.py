@@ -41,11 +41,12 @@ def resume_command(run: str, given: SearchOptions, settings: dict[str, Any], ref
     from tkbc.data import load_dataset
     from tkbc.settings import TrainSettings
 
-    refused += [f"--{name.replace('_', '-')}" for name in given.given_settings()]
-    refused += [f"--{name}" for name in ("dataset", "model", "device") if getattr(given, name) is not None]
+    refused += given.given_flags("data_dir", "budget")
     if refused:
         raise UsageError(f"--resume: the run has settled {', '.join(refused)}; leave that out, or train anew")
     folder = newest_unfinished(RUNS) if run == "auto" else Path(run)
+    if not folder.is_dir():
+        raise MemplanError(f"{folder}: no such run; memplan runs lists those in {RUNS}/")
     console = make_console()
     notices: list[str] = []
     found = Checkpoints(folder / "checkpoint").newest(notices.append)
@@ -57,8 +58,12 @@ def resume_command(run: str, given: SearchOptions, settings: dict[str, Any], ref
             f"--max-epochs {state.settings.max_epochs}: the run is in epoch {state.epoch} already; give more"
         )
     if state.is_over and any("test" in line for line in read_lines(folder / "metrics.jsonl")):
+        epochs = f"{folder}: the run is finished after {state.epoch - 1} epochs"
+        if state.epoch > state.settings.max_epochs:
+            raise UsageError(f"{epochs}; give more --max-epochs to go on with it")
         raise UsageError(
-            f"{folder}: the run is finished after {state.epoch - 1} epochs; give more --max-epochs to go on with it"
+            f"{epochs}, {state.validations_since_best} validations in a row without a better MRR; give more --patience "
+            "to go on with it"
         )
     _check_told(state.plan, folder)
     target = resolve(state.plan.workload.device, given.budget)
@@ -89,8 +94,6 @@ def _beginning(folder: Path) -> RunState:
     from tkbc.run_state import RunState
     from tkbc.settings import TrainSettings
 
-    if not folder.is_dir():
-        raise MemplanError(f"{folder}: no such run; memplan runs lists those in {RUNS}/")
     plan = Plan.read(folder / "plan.json")
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -124,7 +127,7 @@ def _fitted(plan: Plan, target: Target, notices: list[str]) -> Plan:
         f"the run's plan takes {format_bytes(plan.peak.device_bytes)}, more than there is now: planned anew; the "
         "result is the same up to rounding"
     )
-    return fitted
+    return fitted.model_copy(update={"recipe": plan.recipe})
 
 
 def _changes_of_version(state: RunState) -> list[str]:

@@ -74,7 +74,7 @@ def predict_command(
     if (head is None) == (tail is None):
         raise UsageError("say one of --head and --tail: the other is what is asked for")
     found = open_trained(run, data_dir)
-    from tkbc.names import find_name, find_time
+    from tkbc.names import find_name, find_time, moments
     from tkbc.prediction import Question, predict
 
     data, workload = found.data, found.state.plan.workload
@@ -89,10 +89,11 @@ def predict_command(
         time=None if time is None else find_time(time, data.timestamps),
         asks_tail=tail is None,
     )
+    at = moments(data.timestamps)
     rows: list[dict[str, Any]] = []
     for answer in predict(found.model, data, question, top):
         others = answer.known.other_times
-        near = min(others, key=lambda other: abs(other - (question.time or 0)), default=None)
+        near = min(others, key=lambda other: abs(at[other] - at[question.time or 0]), default=None)
         rows.append(
             {
                 "place": answer.place,

@@ -15,6 +15,7 @@ from memplan.ledger import Ledger
 from memplan.programs.evaluation import evaluate
 from memplan.programs.step import epoch, program_of, run
 from memplan.workload import build_workload
+from tests.test_cli import invoke
 
 KIB, MIB = 2**10, 2**20
 
@@ -264,5 +265,10 @@ def test_options_of_the_environment_that_are_not_modelled_are_left_out(monkeypat
     monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
     monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "backend:native,max_split_size_mb:128")
     assert from_environment() == "max_split_size_mb:128"
+    shown = invoke("estimate", "--device", "T4")
+    assert (shown.exit_code, shown.stderr.split(" of ")[0]) == (0, "backend")
+    for quiet in (["--device", "cpu"], ["--device", "T4", "--alloc-conf", ""]):
+        assert not invoke("estimate", *quiet).stderr
     monkeypatch.delenv("PYTORCH_CUDA_ALLOC_CONF")
     assert from_environment() == ""
+    assert not invoke("estimate", "--device", "T4").stderr

@@ -122,6 +122,28 @@ def test_a_folder_is_counted(tmp_path: Path) -> None:
     assert found["workload"]["batch_size"] == 2 * SHAPE.n_facts, "the recipe's batch is cut to the data"
 
 
+def test_a_catalog_s_dataset_that_is_at_hand_is_counted_wherever_train_finds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folder(tmp_path / "YAGO15K", random_graph(SHAPE))
+    asked = ["--dataset", "yago15k", "--device", "cpu", "--rank", "4"]
+    assert read_json("plan", *asked)["workload"]["n_entities"] == DATASETS["YAGO15K"].shape.n_entities
+    named = read_json("plan", *asked, "--data-dir", str(tmp_path))
+    monkeypatch.setenv("TKBC_DATA", str(tmp_path))
+    assert read_json("plan", *asked)["workload"] == named["workload"]
+    assert named["workload"]["n_entities"] == SHAPE.n_entities
+    (tmp_path / "plan.json").write_text(json.dumps(named))
+    run = ["--plan", str(tmp_path / "plan.json"), "--max-epochs", "1", "--run-dir", str(tmp_path / "run")]
+    assert invoke("train", *run).exit_code == 0
+
+
+def test_names_stand_for_themselves(capsys: pytest.CaptureFixture[str]) -> None:
+    from memplan.report import make_console
+
+    make_console().print("r:x:y [bold]runs/:b:[/bold]")
+    assert capsys.readouterr().out == "r:x:y [bold]runs/:b:[/bold]\n"
+
+
 def test_listings(tmp_path: Path) -> None:
     datasets = read_json("datasets", "--data-dir", str(tmp_path))["datasets"]
     assert [row["name"] for row in datasets] == list(DATASETS)
@@ -168,6 +190,9 @@ def test_listings(tmp_path: Path) -> None:
         (2, r"n_entities: 0: ", [*COUNTS, "--n-entities", "0"]),
         (2, r"--batch-sizes: '-5' is no whole number", ["compare", "--ranks", "5", "--batch-size", "-5"]),
         (2, r"exclude each other", ["compare", "--ranks", "5,6", "--rank", "7"]),
+        (2, r"exclude each other", ["compare", "--scorings", "fused", "--scoring", "chunked"]),
+        (2, r"leave out --eval-batch-size", ["compare", "--eval-batch-size", "5", "--device", "cpu"]),
+        (1, r"nowhere: no such folder", ["runs", "nowhere"]),
         (2, r"alloc_conf: 'backend' is not modelled", ["plan", "--device", "T4", "--alloc-conf", "backend:native"]),
         (2, r"TNTComplEx is scored with dot", ["plan", "--model", "TNTComplEx", "--score", "l2"]),
         (2, r"a picture ends in \.png, \.svg, \.pdf", ["estimate", "--plot", "memory.txt", "--device", "cpu"]),
@@ -293,7 +318,8 @@ def test_a_run_s_folder_gives_its_estimate_and_what_was_measured(tmp_path: Path)
     assert invoke("estimate", "--run", str(tmp_path), "--plot", str(picture)).exit_code == 0
     assert picture.stat().st_size > 10_000
     assert read_json("estimate", "--run", str(tmp_path))["workload"] == found.workload.model_dump()
-    fails(2, "--run settles what is estimated", "estimate", "--run", str(tmp_path), "--rank", "5")
+    for flag, value in (("--rank", "5"), ("--recipe", "guide"), ("--data-dir", "x"), ("--n-facts", "9")):
+        fails(2, f"--run settles what is estimated; leave out {flag}", "estimate", "--run", str(tmp_path), flag, value)
     fails(2, "the run's plan is for cpu", "estimate", "--run", str(tmp_path), "--device", "T4")
     file.write_text('{"points": [["score", -1]]}', encoding="utf-8")
     fails(1, r"memory_curve\.json: no measured curve", "estimate", "--run", str(tmp_path), "--plot", str(picture))

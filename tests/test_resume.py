@@ -180,7 +180,7 @@ def test_the_command_goes_on_where_a_run_stopped(tmp_path: Path, monkeypatch: py
     fails(2, "the run is finished after 2 epochs; give more --max-epochs", "train", "--resume", "runs/one")
     fails(2, "--max-epochs 1: the run is in epoch 3", "train", "--resume", "runs/one", "--max-epochs", "1")
     fails(1, "no interrupted run in runs/", "train", "--resume", "auto")
-    fails(2, "has settled --rank, --dataset", "train", "--resume", "auto", "--rank", "5", "--dataset", "demo")
+    fails(2, "has settled --dataset, --rank", "train", "--resume", "auto", "--rank", "5", "--dataset", "demo")
     fails(1, "no such run", "train", "--resume", "runs/two")
     result = invoke("train", "--resume", "runs/one", "--max-epochs", "3", "--valid-freq", "1")
     assert result.exit_code == 0, result.output
@@ -190,6 +190,28 @@ def test_the_command_goes_on_where_a_run_stopped(tmp_path: Path, monkeypatch: py
     (row,) = read_json("runs")["runs"]
     assert (row["state"], row["epochs"], row["max_epochs"]) == ("finished", 3, 3)
     assert row["test_mrr"] == reported(tmp_path / "runs" / "one")[-1]["test"]["both"]["mrr"]
+
+
+def test_a_run_out_of_patience_goes_on_with_more_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_folder(tmp_path / "data", random_graph(SHAPE))
+    options = ["--dataset", "./data", "--device", "cpu", "--rank", "5", "--valid-freq", "1", "--max-epochs", "9"]
+    result = invoke("train", *options, "--learning-rate", "1e-12", "--patience", "2", "--run-dir", "run")
+    assert result.exit_code == 0, result.output
+    epochs = [line.get("epoch") for line in reported(tmp_path / "run")]
+    assert epochs == [1, 2, 3, None], "nothing is learned at such a rate, so the first validation stays the best"
+    told = "finished after 3 epochs, 2 validations in a row without a better MRR; give more --patience"
+    fails(2, told, "train", "--resume", "run")
+    fails(2, told, "train", "--resume", "run", "--max-epochs", "20")
+    assert invoke("train", "--resume", "run", "--patience", "3").exit_code == 0
+    assert [line.get("epoch") for line in reported(tmp_path / "run")] == [1, 2, 3, 4, None]
+
+
+def test_what_a_run_has_settled_is_not_taken_again(tmp_path: Path) -> None:
+    for flag, *value in (["--recipe", "guide"], ["--allow-rank-reduction"], ["--epoch-seconds", "3"]):
+        fails(2, f"the run has settled {flag};", "train", "--resume", str(tmp_path), flag, *value)
+    (tmp_path / "file").touch()
+    fails(1, "file: no such run", "train", "--resume", str(tmp_path / "file"))
 
 
 def test_with_more_epochs_the_rate_falls_at_the_new_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

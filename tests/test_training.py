@@ -25,7 +25,7 @@ from memplan.rates import cpu_rates
 from memplan.report import make_console
 from memplan.workload import Shape
 from tests.conftest import REAL_DATA, random_graph, write_folder
-from tests.test_cli import invoke
+from tests.test_cli import fails, invoke
 from tests.test_models import MODEL_NAMES
 from tkbc.checkpoint import load_model
 from tkbc.checkpoints import Checkpoints
@@ -251,7 +251,21 @@ def test_a_plan_file_trains_as_it_says(tmp_path: Path, monkeypatch: pytest.Monke
     assert result.exit_code == 0, result.output
     assert Plan.read(tmp_path / "run" / "plan.json") == Plan.read(tmp_path / "plan.json")
     again = invoke("train", "--plan", "plan.json", "--run-dir", "run")
-    assert (again.exit_code, "there is a run already" in again.stderr) == (1, True)
+    assert (again.exit_code, "there is such a folder already" in again.stderr) == (1, True)
+
+
+def test_a_plan_file_brings_its_recipe_s_rate_and_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_folder(tmp_path / "ICEWS14", random_graph(SHAPE))
+    asked = ["--dataset", "ICEWS14", "--data-dir", ".", "--device", "cpu"]
+    made = invoke("plan", *asked, "--recipe", "guide", "--rank", "4", "--json")
+    (tmp_path / "plan.json").write_text(made.stdout)
+    result = invoke("train", "--plan", "plan.json", "--data-dir", ".", "--max-epochs", "1", "--run-dir", "run")
+    assert "learning rate 0.001, 1 epoch (recipe guide, as the plan has it)" in result.stdout
+    kept = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (kept["learning_rate"], kept["cooldown"]) == (0.001, 0.0)
+    for flag, *value in (["--recipe", "icews14"], ["--allow-rank-reduction"], ["--epoch-seconds", "3"]):
+        fails(2, f"leave out {flag}, or make a new plan", "train", "--plan", "plan.json", flag, *value)
 
 
 def test_a_folder_s_plan_finds_its_data_again_and_is_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

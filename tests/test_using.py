@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -20,7 +21,7 @@ from tests.test_training import SHAPE, make_plan
 from tkbc.checkpoints import Checkpoints
 from tkbc.data import Dataset, load_dataset
 from tkbc.data.dataset import NO_TIME
-from tkbc.names import find_name, find_time
+from tkbc.names import find_name, find_time, moments
 from tkbc.training import TrainSettings, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -329,6 +330,26 @@ def test_times_are_found_by_where_they_lie() -> None:
         find_time("day 99", days)
     with pytest.raises(MemplanError, match="all without time"):
         find_time("2014", (NO_TIME,))
+
+
+def test_how_far_times_are_apart_is_counted_in_years_or_days() -> None:
+    assert moments(("100", "1950", "1951", NO_TIME)) == [100, 1950, 1951, math.inf]
+    february, march, next_year = moments(("2012-02-28", "2012-03-01", "2013-02-28"))
+    assert (march - february, next_year - february) == (2, 366)
+    assert moments(("day 0", "day 1", "day 2")) == [0, 1, 2]
+
+
+def test_of_other_times_the_one_nearest_in_years_is_named(tmp_path: Path) -> None:
+    known = [("a", "r", "b", year) for year in ("100", "1951", "1953")]
+    facts = [*known, ("a", "r", "c", "1950"), ("c", "r", "a", "1952")]
+    (tmp_path / "data").mkdir()
+    for split in ("train", "valid", "test"):
+        (tmp_path / "data" / split).write_text("".join("\t".join(fact) + "\n" for fact in facts))
+    options = ["--dataset", str(tmp_path / "data"), "--rank", "2", "--max-epochs", "1", "--device", "cpu"]
+    assert invoke("train", *options, "--run-dir", str(tmp_path / "run")).exit_code == 0
+    asked = ["predict", str(tmp_path / "run"), "--head", "a", "--relation", "r", "--time", "1950"]
+    (found,) = [answer for answer in read_json(*asked)["answers"] if answer["entity"] == "b"]
+    assert (found["other_times"], found["nearest_other_time"]) == (3, "1951")
 
 
 def test_a_date_stands_for_its_year_where_times_are_years() -> None:

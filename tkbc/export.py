@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -104,4 +104,5 @@ def _replacing(path: Path) -> Iterator[IO[bytes]]:
     except OSError as error:
         raise MemplanError(f"{path}: cannot be written: {error.strerror or error}") from None
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):  # the first error is the one to tell
+            unfinished.unlink(missing_ok=True)

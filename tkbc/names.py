@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from datetime import date
 from string import digits
 
 from memplan.errors import UsageError
@@ -56,9 +58,9 @@ def find_time(given: str, timestamps: Sequence[str]) -> int:
     """
     if given in timestamps:
         return timestamps.index(given)
-    date = _DATE.fullmatch(given.strip())
-    if date is not None and all(_YEAR.fullmatch(name) for name in timestamps if name != NO_TIME):
-        return find_time(date[1], timestamps)
+    dated = _DATE.fullmatch(given.strip())
+    if dated is not None and all(_YEAR.fullmatch(name) for name in timestamps if name != NO_TIME):
+        return find_time(dated[1], timestamps)
     times = sorted((_parts(name), i) for i, name in enumerate(timestamps) if name != NO_TIME)
     parts = _parts(given.strip())
     at = bisect_left(times, (parts, -1))
@@ -69,6 +71,22 @@ def find_time(given: str, timestamps: Sequence[str]) -> int:
     near = " and ".join(timestamps[i] for _, i in times[max(0, at - 1) : at + 1])
     first, last = (timestamps[times[end][1]] for end in (0, -1))
     raise UsageError(f"no time {given!r} among the {len(times):,} from {first} to {last}; the nearest: {near}")
+
+
+def moments(timestamps: Sequence[str]) -> list[float]:
+    """Return where each timestamp lies in time, so that differences can be compared.
+
+    A year by its number, an ISO date by its day; where the data have other times, each by its place in their order.
+    "No time" is infinitely far.
+    """
+    try:
+        return [math.inf if name == NO_TIME else float(int(name)) for name in timestamps]
+    except ValueError:
+        pass
+    try:
+        return [math.inf if name == NO_TIME else float(date.fromisoformat(name).toordinal()) for name in timestamps]
+    except ValueError:
+        return [math.inf if name == NO_TIME else float(i) for i, name in enumerate(timestamps)]
 
 
 def _plain(name: str) -> str:

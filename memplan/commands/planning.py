@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from memplan.commands import print_json
+from memplan.commands import print_json, tell_what_is_not_modelled
 from memplan.devices import resolve
 from memplan.errors import DoesNotFitError, UsageError
 from memplan.library import estimate_given, plan_given, settings_for
@@ -36,13 +36,16 @@ def estimate(
 ) -> None:
     """Say what exactly this configuration allocates, and whether it fits. Chooses nothing: see plan for that."""
     past = None if run is None else Plan.read(run / "plan.json")
-    if past is not None and (given.given_settings() or given.model or given.dataset):
-        raise UsageError("--run settles what is estimated; leave the other options out, but for --device and --budget")
+    extra = given.given_flags("device", "budget")
+    if past is not None and extra:
+        raise UsageError(f"--run settles what is estimated; leave out {', '.join(extra)}")
     if past is not None and given.device is not None and resolve(given.device, None).device != past.workload.device:
         raise UsageError(
             f"--device {given.device}: the run's plan is for {past.workload.device}; estimate it anew instead"
         )
     result, target = estimate_given(given, explain=explain, workload=None if past is None else past.workload)
+    if past is None:
+        tell_what_is_not_modelled(given, target)
     if plot is not None:
         from memplan.curve import read_measured
         from memplan.plot import plot_step
@@ -63,6 +66,7 @@ def estimate(
 def plan(given: PlanOptions, as_json: AsJson = False) -> None:
     """Choose micro-batch, chunk, scoring and evaluation sizes for a device or budget, and say why."""
     target = resolve(given.device, given.budget)
+    tell_what_is_not_modelled(given, target)
     try:
         result = plan_given(given, target)
     except DoesNotFitError as error:
@@ -96,14 +100,14 @@ def compare(
     from memplan.comparison import compare_with_guide, values_of
 
     target = resolve(given.device, given.budget)
-    for many, one in ((ranks, given.rank), (batch_sizes, given.batch_size)):
+    for many, one in ((ranks, given.rank), (batch_sizes, given.batch_size), (scorings, given.scoring)):
         if many is not None and one is not None:
             raise UsageError(f"a list, {many}, and a single value, {one}, exclude each other; leave one out")
     if as_csv and as_json:
         raise UsageError("--csv and --json exclude each other; leave one out")
-    where = {"device", "budget"}
-    asked = any(value is not None for name, value in vars(given).items() if name not in where)
-    if not asked and ranks is batch_sizes is scorings is None:
+    if given.eval_batch_size is not None or given.eval_chunk_size is not None:
+        raise UsageError("compare tabulates training memory; leave out --eval-batch-size and --eval-chunk-size")
+    if not given.given_flags("device", "budget") and ranks is batch_sizes is scorings is None:
         settings = {**find_recipe(None, "TNTPairRE").settings, "threads": usable_threads()}
         rows = list(compare_with_guide(target, settings))
     else:

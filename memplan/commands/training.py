@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from memplan.commands import print_json
+from memplan.errors import MemplanError
 from memplan.options import AsJson, SearchOptions, with_options
 
 
@@ -113,6 +114,8 @@ def runs(
     from memplan.runs import RUNS, list_runs
     from memplan.tables import runs_listing
 
+    if folder is not None and not folder.is_dir():
+        raise MemplanError(f"{folder}: no such folder")
     found = list_runs(folder or RUNS)
     if as_json:
         print_json({"runs": [run.as_json() for run in found]})
