@@ -2,11 +2,11 @@
 
 python benchmarks/reproduce.py NAME ... [--data-dir DIR] [--runs DIR] [--again | --speed]
 
-NAME: tntcomplex, complex, tntpairre, guide, ablation or tradeoff; all where none is given. ICEWS14 must be there
-(``memplan datasets download ICEWS14``). A run that is finished is not made again, one that was interrupted goes on.
-``--again`` makes every run a second time from scratch, in a folder of its own, and keeps both results. ``--speed``
-makes no run: it takes steps of all the runs' workloads in turn, whose times can be compared with each other. Figures
-are kept in benchmarks/results/reproduced.json and written into the tables of docs/.
+NAME: tntcomplex, complex, large, tntpairre, plain, guide, ablation, tradeoff or demo; all where none is given. ICEWS14
+must be there (``memplan datasets download ICEWS14``). A run that is finished is not made again, one that was
+interrupted goes on. ``--again`` makes every run a second time from scratch, in a folder of its own, and keeps both
+results. ``--speed`` makes no run: it takes steps of all the runs' workloads in turn, whose times can be compared with
+each other. Figures are kept in benchmarks/results/reproduced.json and written into the tables of docs/.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 os.environ.setdefault("GOMP_SPINCOUNT", "100")  # as memplan train sets it for fused L1 runs
 
@@ -30,7 +30,7 @@ import torch
 from timing import take_turns
 
 from memplan.runs import read_lines, read_object
-from memplan.workload import PAIRRE_SETTINGS, Workload
+from memplan.workload import PAIRRE_SETTINGS, ModelName, Workload
 from tkbc.trainer import Trainer
 from tkbc.verification import random_facts
 
@@ -49,7 +49,7 @@ SETTLED = ("rank", "batch_size", "settings", "learning_rate", "cooldown", "epoch
 
 
 class Cell(NamedTuple):
-    """One run: how it is called in the tables, and what ``memplan train --dataset ICEWS14`` is given."""
+    """One run: how it is called in the tables, and what ``memplan train`` is given; ICEWS14 if no dataset."""
 
     label: str
     options: str
@@ -58,7 +58,15 @@ class Cell(NamedTuple):
 EXPERIMENTS: dict[str, list[Cell]] = {
     "tntcomplex": [Cell("TNTComplEx, rank 156", "--model TNTComplEx")],
     "complex": [Cell("TComplEx, rank 156", "--model TComplEx"), Cell("ComplEx, rank 156", "--model ComplEx")],
+    "large": [
+        Cell("TNTComplEx, rank 1560, its first ten epochs", "--model TNTComplEx --recipe tkbc-1560 --max-epochs 10")
+    ],
     "tntpairre": [Cell("TNTPairRE, rank 280", "--model TNTPairRE")],
+    "plain": [
+        Cell("TNTPairRE, any dataset's settings, rank 100", "--model TNTPairRE --recipe plain"),
+        Cell("TPairRE, the same", "--model TPairRE"),
+        Cell("PairRE, the same", "--model PairRE"),
+    ],
     "guide": [Cell("TNTPairRE, the guide's settings", "--model TNTPairRE --recipe guide")],
     "ablation": [
         Cell(f"{model} {score}", f"--model {model} --score {score} {ABLATED}")
@@ -73,6 +81,9 @@ EXPERIMENTS: dict[str, list[Cell]] = {
             ),
         )
         for rank, batch in ((100, 1000), (100, 256), (64, 512), (50, 256))
+    ],
+    "demo": [
+        Cell(f"{model}, demo graph", f"--dataset demo --model {model}") for model in reversed(get_args(ModelName))
     ],
 }
 
@@ -146,7 +157,9 @@ def _time(kept: dict[str, Any], runs: Path) -> None:
 
 
 def _words(cell: Cell) -> list[str]:
-    words = shlex.split(f"--dataset ICEWS14 {cell.options}")
+    words = shlex.split(cell.options)
+    if "--dataset" not in words:
+        words = ["--dataset", "ICEWS14", *words]
     if "--model PairRE" in cell.options:
         return [*words, "--time-reg", "0"]  # no time to regularize
     return words

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import re
 import shlex
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 
 from memplan.catalog import find_dataset
 from memplan.cli import app
-from memplan.recipes import find_recipe
+from memplan.recipes import RECIPES, find_recipe
 from memplan.workload import build_workload
 from tests.conftest import REAL_DATA
 from tests.test_training import GUIDE, guide_commands
@@ -202,7 +203,25 @@ def test_the_tables_of_results_are_what_is_kept(reproduce: Any) -> None:
     for page in reproduce.PAGES:
         text = page.read_text(encoding="utf-8")
         assert reproduce.with_tables(text, kept) == text
-        assert text.count("<!-- table") == text.count("| predicted B |") == 3
+        n_tables = {"results.md": 4, "huong-dan.vi.md": 3}[page.name]
+        assert text.count("<!-- table") == text.count("| predicted B |") == n_tables
+
+
+def test_the_recipes_promise_what_is_kept(reproduce: Any) -> None:
+    kept = json.loads(reproduce.KEPT.read_text(encoding="utf-8"))
+    by_recipe = {}
+    for row in (row for rows in kept.values() for row in rows):
+        options = dict(itertools.pairwise(shlex.split(row["command"])))
+        recipe = find_recipe(options["--dataset"], options["--model"], options.get("--recipe"))
+        if (row["epochs"], row["learning_rate"]) == (recipe.max_epochs, recipe.learning_rate):
+            by_recipe[recipe.name, recipe.model, recipe.dataset] = row
+    promised = [recipe for recipe in RECIPES if recipe.test_mrr is not None]
+    assert len(promised) == 14
+    for recipe in promised:
+        row = by_recipe[recipe.name, recipe.model, recipe.dataset]
+        settings = {**recipe.settings, "cooldown": recipe.cooldown}
+        assert settings == {name: {**row, **row["settings"]}[name] for name in settings}
+        assert recipe.test_mrr == round(row["test"]["mrr"], 3), recipe
 
 
 def test_the_readme_s_results_are_what_is_kept(reproduce: Any) -> None:

@@ -36,10 +36,10 @@ def test_on_the_demo_graph_a_temporal_model_beats_a_static_one(static: ModelName
 
 
 def test_tntpaire_learns_icews14_in_five_epochs(real_data: Path) -> None:
-    """Rank 100, batch 1000, Adagrad 0.1, the plain recipe: a test MRR of at least 0.42 (about a minute on 2 cores)."""
+    """Rank 100, batch 1000, Adagrad 0.2, the plain recipe: a test MRR of at least 0.45 (about a minute on 2 cores)."""
     found = train_and_rank(load_dataset("ICEWS14", real_data), "TNTPairRE", epochs=5, recipe_name="plain")
-    assert found.mrr >= 0.42
-    assert found.hits_at_10 >= 0.62
+    assert found.mrr >= 0.45
+    assert found.hits_at_10 >= 0.64
 
 
 @pytest.mark.parametrize(("name", "score"), SCORED)

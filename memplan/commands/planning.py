@@ -108,7 +108,7 @@ def compare(
     if given.eval_batch_size is not None or given.eval_chunk_size is not None:
         raise UsageError("compare tabulates training memory; leave out --eval-batch-size and --eval-chunk-size")
     if not given.given_flags("device", "budget") and ranks is batch_sizes is scorings is None:
-        settings = {**find_recipe(None, "TNTPairRE").settings, "threads": usable_threads()}
+        settings = {**find_recipe("ICEWS14", "TNTPairRE", "guide").settings, "threads": usable_threads()}
         rows = list(compare_with_guide(target, settings))
     else:
         ranks = ranks or given.rank
