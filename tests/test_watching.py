@@ -149,7 +149,9 @@ def test_evaluate_runs_and_monitor_show_a_run(tmp_path: Path, monkeypatch: pytes
     fails(1, "no such file", "monitor", "nowhere")
     assert re.search(r"one +finished +TNTPairRE +demo +4 ", invoke("runs").stdout)
     assert read_json("runs")["runs"][0]["measured_bytes"] > 0
-    assert invoke("runs", "nowhere").stdout == "no runs in nowhere/\n"
+    (tmp_path / "empty").mkdir()
+    assert invoke("runs", "empty").stdout == "no runs in empty/\n"
+    fails(1, "nowhere: no such folder", "runs", "nowhere")
 
 
 def test_tensorboard_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
