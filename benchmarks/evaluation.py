@@ -25,9 +25,10 @@ from torch import Tensor
 
 from memplan.estimator import estimate
 from memplan.machine import usable_threads
+from memplan.places import SPLITS
 from memplan.workload import Workload, build_workload
 from tkbc.data import Dataset, load_dataset
-from tkbc.data.dataset import SPLITS, with_reciprocals
+from tkbc.data.dataset import with_reciprocals
 from tkbc.evaluation import count_rivals
 from tkbc.meter import CpuMeter
 from tkbc.models import Batch

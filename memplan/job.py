@@ -78,9 +78,9 @@ def run_command(
         run_folder = _new_folder(graph.name, plan.workload.model)
     overridden = set(given.given_settings()) | set(given_settings)
     source = ""
-    if plan_file is not None:
-        source = "" if set(recipe.training) <= overridden else f" (recipe {recipe.name}, as the plan has it)"
-    elif not {*recipe.settings, *recipe.training} <= overridden:
+    if plan_file is not None and not set(recipe.training) <= overridden:
+        source = f" (recipe {recipe.name}{', as the plan has it' if plan.recipe else ''})"
+    elif plan_file is None and not {*recipe.settings, *recipe.training} <= overridden:
         # A measured result is the whole recipe's: with anything else in its place it promises nothing.
         others = {"score", "precision", "n3_parts", "no_time_emb", "init_scale"}
         whole = not overridden & {*recipe.settings, *recipe.training, *others}

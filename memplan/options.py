@@ -127,8 +127,12 @@ class JobOptions:
 
     def given_flags(self, *but: str) -> list[str]:
         """Return the flags of the options that the user gave, those of the fields ``but`` left out."""
-        names = [field.name for field in fields(self) if getattr(self, field.name) != field.default]
-        return [f"--{name.replace('_', '-')}" for name in names if name not in but]
+        return [f"--{name.replace('_', '-')}" for name in self.given_values() if name not in but]
+
+    def given_values(self) -> dict[str, Any]:
+        """Return the options that the user gave, off and 0 among them."""
+        values = ((field, getattr(self, field.name)) for field in fields(self))
+        return {field.name: value for field, value in values if value != field.default}
 
     def given_settings(self) -> dict[str, Any]:
         """Return the workload's settings that the user gave.
@@ -137,8 +141,7 @@ class JobOptions:
             UsageError: the rank is no number.
         """
         names = set(Workload.model_fields) - {"dataset", "model", "device"}
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        given = {name: value for name, value in values.items() if name in names and value is not None}
+        given = {name: value for name, value in self.given_values().items() if name in names}
         if self.rank_is_auto:
             del given["rank"]
         elif self.rank is not None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from memplan.catalog import DatasetEntry
 
-SPLIT_FILES = ("train", "valid", "test")
+Split = Literal["train", "valid", "test"]
+
+SPLITS: tuple[Split, ...] = ("train", "valid", "test")
+"""A dataset's parts, and the names of their files."""
 
 
 def data_folder(data_dir: Path | None) -> Path:
@@ -24,7 +28,7 @@ def data_folder(data_dir: Path | None) -> Path:
 
 def missing_files(folder: Path) -> list[str]:
     """Return the split files that ``folder`` lacks."""
-    return [name for name in SPLIT_FILES if not (folder / name).is_file()]
+    return [name for name in SPLITS if not (folder / name).is_file()]
 
 
 def find_folder(entry: DatasetEntry, data_dir: Path | None) -> Path | None:

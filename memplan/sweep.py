@@ -116,12 +116,7 @@ def new_sweep(
     Raises:
         UsageError: a setting is both searched and given.
     """
-    held = {name: value for name, value in vars(given).items() if value is not None and value is not False}
-    held = {name: str(value) if isinstance(value, Path) else value for name, value in held.items()}
-    # --no-unit-norm and --time-emb are False, and said.
-    held |= {
-        name: value for name in ("unit_norm", "no_time_emb", "n3_parts") if (value := getattr(given, name)) is not None
-    }
+    held = {name: str(value) if isinstance(value, Path) else value for name, value in given.given_values().items()}
     kept = {name: value for name, value in settings.items() if value is not None}
     both = [dimension.name for dimension in space if dimension.name in held or dimension.name in kept]
     if both:

@@ -8,11 +8,12 @@ import pytest
 
 from memplan.catalog import DATASETS
 from memplan.errors import MemplanError, UsageError
+from memplan.places import SPLITS
 from memplan.workload import Shape
 from tests.conftest import random_graph, write_folder
 from tkbc.data import load_dataset
 from tkbc.data.cache import load_folder
-from tkbc.data.dataset import SPLITS, FilterIndex, with_reciprocals
+from tkbc.data.dataset import FilterIndex, with_reciprocals
 from tkbc.data.demo import N_SEASONS, generate_demo
 from tkbc.data.raw import NO_TIME, read_folder
 

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from memplan.errors import MemplanError
+from memplan.places import SPLITS
 from memplan.workload import SCORINGS, ModelName, Scoring, Shape, build_workload
 from tests.conftest import random_graph
 from tests.test_models import MODEL_NAMES
 from tkbc.data import Dataset
-from tkbc.data.dataset import SPLITS, FilterIndex, with_reciprocals
+from tkbc.data.dataset import FilterIndex, with_reciprocals
 from tkbc.evaluation import FILTER_PIECE, Evaluation, Metrics, evaluate
 from tkbc.models import MODELS, Batch, Model
 from tkbc.scoring import make_score

@@ -12,12 +12,12 @@ import pytest
 
 from memplan.catalog import DATASETS
 from memplan.errors import MemplanError
+from memplan.places import SPLITS
 from tests.test_cli import fails, read_json
 from tests.test_data import same
 from tests.test_training import ROOT
 from tkbc.data import load_dataset
 from tkbc.data.cache import load_folder
-from tkbc.data.dataset import SPLITS
 from tkbc.data.raw import NO_TIME, read_folder
 from tkbc.data.raw_intervals import OPEN, parse_interval, year_of
 

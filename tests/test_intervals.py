@@ -10,11 +10,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from memplan.places import SPLITS
 from memplan.workload import TRAITS, ModelName, Score, Scoring, Shape, build_workload
 from tests.conftest import random_graph
 from tests.test_models import SCORED, TEMPORAL
 from tkbc.data import Dataset
-from tkbc.data.dataset import SPLITS, index_of, with_reciprocals
+from tkbc.data.dataset import index_of, with_reciprocals
 from tkbc.data.intervals import IntervalIndex
 from tkbc.data.raw import read_folder
 from tkbc.evaluation import count_rivals

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from memplan.errors import MemplanError
+from memplan.places import SPLITS, Split
 from memplan.scorings import preferred
 from tkbc.chunks import chunk_view
-from tkbc.data.dataset import SPLITS, Dataset, Split
+from tkbc.data.dataset import Dataset
 from tkbc.models import Batch, Model
 from tkbc.scoring import make_score
 

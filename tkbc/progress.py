@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.status import Status
 
+from memplan.places import Split
 from memplan.plan import MemoryCheck
 from memplan.runs import how_to_resume, memory_line
 from memplan.tables import check_report
-from tkbc.data.dataset import Split
 from tkbc.reporter import EpochReport, MemoryNow, Reporter, Result
 
 _REFRESH_SECONDS = 0.5

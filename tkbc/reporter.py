@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from memplan.places import Split
 from memplan.plan import MemoryCheck
-from tkbc.data.dataset import Split
 from tkbc.evaluation import Evaluation
 
 

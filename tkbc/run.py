@@ -10,12 +10,13 @@ from typing import TypeVar
 from torch import Tensor
 
 from memplan.errors import DoesNotFitError, MemplanError
+from memplan.places import Split
 from memplan.plan import MemoryCheck
 from memplan.replan import Part
 from memplan.runs import how_to_resume
 from tkbc.board import Board
 from tkbc.checkpoint import load_checkpoint, load_model, save_checkpoint
-from tkbc.data.dataset import Dataset, Split
+from tkbc.data.dataset import Dataset
 from tkbc.evaluation import Evaluation, as_dict, evaluate
 from tkbc.finite import check_step, check_tables
 from tkbc.recovery import changes_of, is_out_of_memory, smaller_plan

@@ -13,8 +13,8 @@ import numpy.typing as npt
 import platformdirs
 
 from memplan.errors import MemplanError
-from memplan.places import missing_files
-from tkbc.data.dataset import SPLITS, Dataset
+from memplan.places import SPLITS, missing_files
+from tkbc.data.dataset import Dataset
 from tkbc.data.raw import read_folder
 from tkbc.data.raw_intervals import NAME_FILES
 

@@ -6,18 +6,16 @@ import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from memplan.places import SPLITS, Split
 from memplan.workload import Shape
 from tkbc.data.intervals import IntervalIndex, draw_times
 
 Ids = npt.NDArray[np.int32]
-Split = Literal["train", "valid", "test"]
 NO_TIME = "(no time)"
-SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from memplan.errors import MemplanError
-from memplan.places import missing_files
-from tkbc.data.dataset import NO_TIME, SPLITS, Dataset, Ids
+from memplan.places import SPLITS, missing_files
+from tkbc.data.dataset import NO_TIME, Dataset, Ids
 from tkbc.data.raw_intervals import NAME_FILES, OPEN, is_interval, named, names_of, parse_interval
 
 MODIFIERS = ("<occursSince>", "<occursUntil>")
