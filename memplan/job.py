@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from memplan.alloc_environment import from_environment, notice, obey
 from memplan.calibration import Calibration
 from memplan.calibration import write as write_calibration
 from memplan.devices import Target, resolve
@@ -98,11 +99,15 @@ def run_command(
 
 
 def prepare_torch(plan: Plan, settings: TrainSettings) -> None:
-    """Set what PyTorch's libraries read when they are loaded, unless the user has."""
+    """Set what PyTorch's libraries read when they are loaded, unless the user has.
+
+    Raises:
+        UsageError: the environment has the allocator do otherwise than the plan.
+    """
     # Kineto, PyTorch's profiler, otherwise writes lines of its own to stderr around the memory check.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-    if plan.workload.alloc_conf:
-        os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", plan.workload.alloc_conf)
+    if plan.workload.device == "cuda":
+        obey(plan.workload.alloc_conf)
     if runs_numba(plan.workload):
         # PyTorch's OpenMP threads otherwise spin for milliseconds after each operation, on the cores that the fused
         # kernel's threads need next: a seventh of a step on two cores.

@@ -9,7 +9,7 @@ from typing import Any
 import typer
 from pydantic import BaseModel
 
-from memplan.alloc_conf import notice
+from memplan.alloc_environment import notice
 from memplan.devices import Target
 from memplan.options import JobOptions
 
