@@ -79,9 +79,7 @@ class Trainer:
             self.examples.copy_(torch.from_numpy(examples))
             self.totals = torch.zeros((2, 2), dtype=torch.float64, device=device)
             """Sums over the epoch's finished steps, of loss and N3 penalty; below them, with the step under way."""
-            if device == "cuda" and (
-                workload.score == "dot" or (workload.score == "l2" and workload.scoring == "fused")
-            ):
+            if device == "cuda":
                 # The first product allocates cuBLAS's workspace for good: here, not among a step's tensors.
                 one = torch.ones((1, 1), device=device)
                 torch.mm(one, one)

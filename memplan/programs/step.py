@@ -6,10 +6,10 @@ The code whose bytes this tells: tkbc/trainer.py.
 from __future__ import annotations
 
 from memplan.ledger import Allocation, Ledger
+from memplan.operators import passes
 from memplan.programs import complex_family, loss, optimizers, pairre, regularizers
 from memplan.programs.encoder import ModelProgram
 from memplan.programs.evaluation import evaluate
-from memplan.programs.scalars import SCALAR, scalar_operand
 from memplan.workload import Workload
 
 REPEATED_STEPS = 2
@@ -67,7 +67,8 @@ def set_up(workload: Workload) -> Ledger:
         optimizers.state(ledger, workload, tables)
         ledger.new("training examples", _columns(workload), workload.n_examples, dtype="int32", kind="data")
         ledger.new("totals of the epoch", 2, 2, dtype="float64", kind="data")
-        if workload.device == "cuda" and _uses_products(workload):
+        if workload.device == "cuda":
+            # Taken at once and for good by the first product, wherever a step's first product stands.
             one = ledger.new("one", 1, 1)
             product = ledger.new("one times one", 1, 1)
             ledger.new("cuBLAS workspace", workload.workspace_bytes, dtype="uint8", kind="temporaries")
@@ -80,16 +81,11 @@ def _columns(workload: Workload) -> int:
     return 5 if workload.predicts_time else 4
 
 
-def _uses_products(workload: Workload) -> bool:
-    return workload.score == "dot" or (workload.score == "l2" and workload.scoring == "fused")
-
-
 def epoch(ledger: Ledger, workload: Workload, model: ModelProgram) -> None:
     """Tell the steps of an epoch that differ."""
     with ledger.phase("shuffle"):
         order = ledger.new("order of the examples", workload.n_examples, dtype="int64", kind="data")
-        if workload.device == "cpu":
-            ledger.passing("random number", 1, dtype="int64")
+        passes(ledger, "random permutation")
     _step(ledger, workload, model, workload.batch_size)
     if workload.device == "cuda":
         full_steps, last = divmod(workload.n_examples, workload.batch_size)
@@ -107,11 +103,10 @@ def _step(ledger: Ledger, workload: Workload, model: ModelProgram, n_examples: i
     for size in [b] + ([ragged] if ragged else []):
         _micro_batch(ledger, workload, model, size)
     with ledger.phase("optimizer"):
-        scalar_operand(ledger)
+        passes(ledger, "with a Python number")
         if workload.time_reg > 0:
             n = workload.n_timestamps - int(workload.no_time_emb)
             regularizers.smoothness(ledger, n, workload.width, is_complex=workload.traits.is_complex)
-        ledger.passing("norm of a gradient", *SCALAR)
         norms = [_new_norms(ledger, workload)] if workload.unit_norm else []
         optimizers.step(ledger, workload, model.tables(workload))
         ledger.free(*norms)
@@ -156,4 +151,4 @@ def _new_norms(ledger: Ledger, workload: Workload) -> Allocation:
 
 
 def _add_to_total(ledger: Ledger) -> None:
-    ledger.passing("value as float64", *SCALAR, dtype="float64")
+    passes(ledger, "float64 in place with a float32 number")
