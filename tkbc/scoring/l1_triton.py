@@ -31,15 +31,15 @@ from tkbc.scoring.tuning import DEFAULT, Blocks, Timer, choose, size_class
 
 @triton.jit  # pragma: no cover
 def _differences(
-    a_ptr: Any,
-    w_ptr: Any,
-    e_ptr: Any,
-    queries: Any,
-    entities: Any,
-    dimensions: Any,
-    n_queries: Any,
-    n_entities: Any,
-    rank: Any,
+    a_ptr,
+    w_ptr,
+    e_ptr,
+    queries,
+    entities,
+    dimensions,
+    n_queries,
+    n_entities,
+    rank,
 ):
     """Return a − w·e, (queries, entities, dimensions), with w and e; 0 outside the tensors."""
     in_rank = dimensions[None, :] < rank
@@ -54,13 +54,13 @@ def _differences(
 
 @triton.jit  # pragma: no cover
 def _forward(
-    a_ptr: Any,
-    w_ptr: Any,
-    e_ptr: Any,
-    out_ptr: Any,
-    n_queries: Any,
-    n_entities: Any,
-    rank: Any,
+    a_ptr,
+    w_ptr,
+    e_ptr,
+    out_ptr,
+    n_queries,
+    n_entities,
+    rank,
     B: tl.constexpr,
     N: tl.constexpr,
     K: tl.constexpr,
@@ -78,7 +78,7 @@ def _forward(
 
 
 @triton.jit  # pragma: no cover
-def _signed(difference: Any, g_ptr: Any, queries: Any, entities: Any, n_queries: Any, n_entities: Any):
+def _signed(difference, g_ptr, queries, entities, n_queries, n_entities):
     """Return G · sign(a − w·e); a tie counts as +1, as on the CPU. 0 outside the tensors."""
     at = queries[:, None].to(tl.int64) * n_entities + entities[None, :]
     inside = (queries[:, None] < n_queries) & (entities[None, :] < n_entities)
@@ -88,15 +88,15 @@ def _signed(difference: Any, g_ptr: Any, queries: Any, entities: Any, n_queries:
 
 @triton.jit  # pragma: no cover
 def _backward_query(
-    a_ptr: Any,
-    w_ptr: Any,
-    e_ptr: Any,
-    g_ptr: Any,
-    grad_a_ptr: Any,
-    grad_w_ptr: Any,
-    n_queries: Any,
-    n_entities: Any,
-    rank: Any,
+    a_ptr,
+    w_ptr,
+    e_ptr,
+    g_ptr,
+    grad_a_ptr,
+    grad_w_ptr,
+    n_queries,
+    n_entities,
+    rank,
     B: tl.constexpr,
     N: tl.constexpr,
     K: tl.constexpr,
@@ -121,14 +121,14 @@ def _backward_query(
 
 @triton.jit  # pragma: no cover
 def _backward_entities(
-    a_ptr: Any,
-    w_ptr: Any,
-    e_ptr: Any,
-    g_ptr: Any,
-    grad_e_ptr: Any,
-    n_queries: Any,
-    n_entities: Any,
-    rank: Any,
+    a_ptr,
+    w_ptr,
+    e_ptr,
+    g_ptr,
+    grad_e_ptr,
+    n_queries,
+    n_entities,
+    rank,
     B: tl.constexpr,
     N: tl.constexpr,
     K: tl.constexpr,
