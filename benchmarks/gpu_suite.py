@@ -48,7 +48,7 @@ def check_kernels() -> dict[str, Any]:
         for b, n, d in SHAPES:
             generator = torch.Generator().manual_seed(b * n + d)
             a, w, e, g = (torch.randn(shape, generator=generator) for shape in ((b, d), (b, d), (n, d), (b, n)))
-            score = make_score("l1", "fused", "cuda", precision=precision, tune_for=(b, n, d))
+            score = make_score("l1", "fused", "cuda", precision=precision)
             on_device = [tensor.cuda() for tensor in (a, w, e, g)]
             out = torch.full((b, n), torch.nan, device="cuda")
             grads = [torch.zeros_like(tensor) for tensor in on_device[:3]]
@@ -154,7 +154,7 @@ def time_steps() -> dict[str, Any]:
 
 def _kernel_times(b: int, d: int) -> dict[str, float]:
     n = find_dataset("ICEWS14").shape.n_entities
-    score = make_score("l1", "fused", "cuda", tune_for=(b, n, d))
+    score = make_score("l1", "fused", "cuda")
     a, w, e, g = (torch.randn(shape, device="cuda") for shape in ((b, d), (b, d), (n, d), (b, n)))
     out, grads = torch.empty_like(g), [torch.zeros_like(tensor) for tensor in (a, w, e)]
     forward = _median_seconds(lambda: score.forward((a, w), e, out, grad=True))

@@ -59,7 +59,7 @@ class Run:
         self._resume = how_to_resume(folder.path)
         workload = state.plan.workload
         reporter.preparing("scoring kernels (compiled the first time on a machine)")
-        make_score(workload.score, workload.scoring, workload.device, workload.threads)
+        make_score(workload.score, workload.scoring, workload.device, workload.threads, workload.precision)
         try:
             with self.watch.meter.recording():
                 self.trainer = Trainer(

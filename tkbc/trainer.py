@@ -20,15 +20,8 @@ from tkbc.scoring import PairwiseScore, make_score
 
 
 def make_score_of(workload: Workload) -> PairwiseScore:
-    """Return the score of a workload, its kernels tuned on CUDA for the workload's own sizes."""
-    return make_score(
-        workload.score,
-        workload.scoring,
-        workload.device,
-        workload.threads,
-        workload.precision,
-        tune_for=(workload.micro_batch_size, workload.chunk_size, workload.rank),
-    )
+    """Return the score of a workload."""
+    return make_score(workload.score, workload.scoring, workload.device, workload.threads, workload.precision)
 
 
 def _nothing() -> None:

@@ -1,5 +1,5 @@
 """What the streamed softmax loss allocates. The code whose bytes this tells: tkbc/loss.py, and
-tkbc/scoring/softmax_torch.py and softmax_numba.py."""
+tkbc/scoring/softmax_torch.py, softmax_numba.py and softmax_triton.py."""
 
 from __future__ import annotations
 
@@ -62,6 +62,6 @@ def _subtract_one_at_labels(ledger: Ledger, workload: Workload, b: int, c: int) 
 
 def _softmax_in_place(ledger: Ledger, workload: Workload, b: int) -> None:
     log_sum_exp = ledger.new("largest scores, then log-sum-exp of the chunk", b)
-    if not scoring.runs_numba(workload):
+    if not scoring.brings_softmax(workload):
         ledger.passing("largest probabilities", b)
     ledger.free(log_sum_exp)
