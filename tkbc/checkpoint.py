@@ -75,7 +75,7 @@ def _moments(trainer: Trainer) -> dict[str, Tensor]:
 
 def _load(path: Path, tensors: dict[str, Tensor]) -> None:
     try:
-        with safe_open(path, framework="pt") as file:
+        with waiting("tables from a checkpoint"), safe_open(path, framework="pt") as file:
             names = set(file.keys())
             for name, tensor in tensors.items():
                 if name not in names:
@@ -87,7 +87,6 @@ def _load(path: Path, tensors: dict[str, Tensor]) -> None:
                         f"{tensor.dtype}; "
                         "use the plan and data that the run was trained with"
                     )
-                with waiting("tables from a checkpoint"):
-                    tensor.copy_(saved)
+                tensor.copy_(saved)
     except (OSError, SafetensorError) as error:
         raise MemplanError(f"{path}: cannot be read: {error}") from None

@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 
 from memplan.errors import NotFiniteError
 from tkbc.models.base import gradient
@@ -52,34 +53,36 @@ def check_tables(trainer: Trainer, where: str, way_out: str) -> tuple[float, flo
 def _check(
     what: Wait, trainer: Trainer, totals: Tensor, named: list[tuple[str, Tensor]], where: str, way_out: str
 ) -> tuple[float, float]:
-    # The 2-norm is NaN or infinite where an element is, and takes one number of memory. Finite elements beyond 1e19
-    # overflow it too: those are looked at one by one.
     on_cuda = trainer.workload.device == "cuda"
     with waiting(what):
-        loss, penalty, *norms = (_in_one_transfer if on_cuda else _one_by_one)(totals, [tensor for _, tensor in named])
+        if on_cuda:
+            loss, penalty, norm = _in_one_transfer(totals, [tensor for _, tensor in named])
+            suspects = [] if math.isfinite(norm) else named
+        else:
+            loss, penalty = totals.tolist()
+            suspects = named
         wrong = [f"{name} is {value}" for name, value in (("the loss", loss), ("the N3 penalty", penalty))
                  if not math.isfinite(value)]  # fmt: skip
-        wrong += [
-            name
-            for (name, tensor), norm in zip(named, norms, strict=True)
-            if not math.isfinite(norm) and not math.isfinite(torch.linalg.vector_norm(tensor, torch.inf).item())
-        ]
+        wrong += [name for name, tensor in suspects if not _is_finite(tensor)]
     if wrong:
         since = f" (or up to {CHECK_STEPS} steps before)" if on_cuda else ""
         raise NotFiniteError(f"{where}{since}: not finite any more: {', '.join(wrong)}. {way_out}")
     return loss, penalty
 
 
-def _one_by_one(totals: Tensor, tensors: list[Tensor]) -> list[float]:
-    """Return two totals and each tensor's 2-norm; what a step on the CPU allocates for it is one number at a time."""
-    return [*totals.tolist(), *(torch.linalg.vector_norm(tensor).item() for tensor in tensors)]
-
-
 def _in_one_transfer(totals: Tensor, tensors: list[Tensor]) -> list[float]:
-    """Return the same by way of one tensor on the device, so that the host waits for it once."""
-    found = totals.new_empty(2 + len(tensors))
+    """Return two totals and the 2-norm of all the tensors, by way of one tensor: the host waits once."""
+    norm = get_total_norm(tensors)
+    found = totals.new_empty(3)
     found[:2].copy_(totals)
-    for at, tensor in enumerate(tensors, start=2):
-        found[at].copy_(torch.linalg.vector_norm(tensor))
+    found[2].copy_(norm)
     numbers: list[float] = found.tolist()
     return numbers
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    # The 2-norm is NaN or infinite where an element is, and takes one number of memory. Finite elements beyond 1e19
+    # overflow it too: those are looked at one by one.
+    return math.isfinite(torch.linalg.vector_norm(tensor).item()) or math.isfinite(
+        torch.linalg.vector_norm(tensor, torch.inf).item()
+    )
