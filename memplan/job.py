@@ -237,7 +237,7 @@ def run_verification(count: int, seed: int, device: str, *, show_progress: bool)
 
     from tkbc.verification import random_workloads, verify
 
-    workloads = list(random_workloads(count, seed, target.device))
+    workloads = list(random_workloads(count, seed, target.device, target.workspace_bytes))
     console = make_console()
     shown = track(
         workloads, "verifying", console=console, transient=True, disable=not (show_progress and console.is_terminal)

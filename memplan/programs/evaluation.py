@@ -30,8 +30,7 @@ def evaluate(ledger: Ledger, workload: Workload, model: ModelProgram) -> None:
         if buffered:
             kept.append(ledger.new("evaluation scores", b, chunk, kind="scores"))
         kept.append(ledger.new("scores of the targets", b))
-        kept.append(ledger.new("signs", b, dtype="float64"))
-        kept.append(ledger.new("untied", b, dtype="float64"))
+        kept.append(ledger.new("counts of rivals", 2, b, dtype="float64"))
         for c in sizes:
             if buffered:
                 scoring.forward(ledger, workload, b, c)

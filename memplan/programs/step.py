@@ -6,12 +6,14 @@ The code whose bytes this tells: tkbc/trainer.py.
 from __future__ import annotations
 
 from memplan.ledger import Allocation, Ledger
-from memplan.operators import passes
+from memplan.operators import SCALAR, passes
 from memplan.programs import complex_family, loss, optimizers, pairre, regularizers
 from memplan.programs.encoder import ModelProgram
 from memplan.programs.evaluation import evaluate
 from memplan.workload import Workload
 
+NORM_PIECE = 65_536
+"""Elements that a block of PyTorch's norm over several tensors takes (kChunkSize in its MultiTensorApply)."""
 REPEATED_STEPS = 2
 """Full steps of an epoch told for CUDA: the second meets the segments that the first has left."""
 
@@ -107,6 +109,7 @@ def _step(ledger: Ledger, workload: Workload, model: ModelProgram, n_examples: i
         if workload.time_reg > 0:
             n = workload.n_timestamps - int(workload.no_time_emb)
             regularizers.smoothness(ledger, n, workload.width, is_complex=workload.traits.is_complex)
+        _check_numbers(ledger, model.tables(workload), workload.width)
         norms = [_new_norms(ledger, workload)] if workload.unit_norm else []
         optimizers.step(ledger, workload, model.tables(workload))
         ledger.free(*norms)
@@ -144,6 +147,22 @@ def _predict_time(ledger: Ledger, workload: Workload, model: ModelProgram, b: in
         ledger.free(value, labels, weights)
         model.encode_time_backward(ledger, workload, b)
         ledger.free(*encoding.query, *encoding.saved, *grad_query)
+
+
+def _check_numbers(ledger: Ledger, tables: dict[str, int], width: int) -> None:
+    """Tell the check of loss and gradients; on CUDA it is torch.nn.utils.get_total_norm, and not of every step."""
+    if ledger.device == "cpu":
+        ledger.passing("norm of a gradient", *SCALAR)
+        return
+    pieces = max(-(-rows * width // NORM_PIECE) for rows in tables.values())
+    of_pieces = ledger.new("norms of pieces of the gradients", len(tables) * pieces)
+    norms = [ledger.new(f"norm of the gradient of {name}", *SCALAR) for name in tables]
+    ledger.free(of_pieces)
+    with ledger.temporary("norms of the gradients", len(tables)):
+        norm = ledger.new("norm of all gradients", *SCALAR)
+    ledger.free(*norms)
+    ledger.passing("numbers to check", 3, dtype="float64")
+    ledger.free(norm)
 
 
 def _new_norms(ledger: Ledger, workload: Workload) -> Allocation:
