@@ -33,7 +33,7 @@ class AllocatorSettings(NamedTuple):
     """By interval: the parts of equal size into which the way to the next power of two is divided; a request is rounded
     up to a whole part. Below 2: not. Empty: in no interval."""
     garbage_collection_threshold: float = 0.0
-    """Share of what the process may reserve beyond which cached segments are returned before more is taken; 0: never."""
+    """Share of what the process may reserve beyond which cached segments go back before more is taken; 0: never."""
     memory_fraction: float = 1.0
     """Share of the device's memory that the process may reserve; 1: all that the driver gives."""
 
@@ -69,7 +69,7 @@ class AllocatorSettings(NamedTuple):
             power = n_bytes.bit_length() - 1
             divisions = self.roundup_divisions[min(max(power - 20, 0), INTERVALS - 1)]
             if divisions > 1 and n_bytes > ROUNDING * divisions:
-                part = 2**power // divisions
+                part: int = (1 << power) // divisions
                 return -(-n_bytes // part) * part
         return -(-n_bytes // ROUNDING) * ROUNDING
 

@@ -34,7 +34,7 @@ def notice() -> str | None:
         return None
     return (
         f"{', '.join(names)} of the environment's allocator options: not modelled, so allocated and reserved bytes may "
-        "differ; --alloc-conf '' plans without any"
+        "differ"
     )
 
 

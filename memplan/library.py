@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -15,6 +16,7 @@ from memplan.errors import DoesNotFitError, UsageError
 from memplan.estimator import estimate as estimate_workload
 from memplan.knobs import knobs
 from memplan.machine import usable_threads
+from memplan.operators import DETERMINISTIC_WORKSPACE, WORKSPACE_VARIABLE, workspace_bytes
 from memplan.options import EPOCH_SECONDS, Graph, GraphOptions, Job, PlanOptions, SearchOptions, gather
 from memplan.plan import Estimate, Plan
 from memplan.scorings import preferred, require
@@ -39,6 +41,7 @@ class Settings(TypedDict, total=False):
     time_reg: float | None
     no_time_emb: bool | None
     unit_norm: bool | None
+    deterministic: bool | None
     micro_batch_size: int | None
     chunk_size: int | None
     scoring: str | None
@@ -140,6 +143,8 @@ def settings_for(job: Job, target: Target) -> dict[str, Any]:
     if target.device == "cuda":
         alloc_conf = job.settings.get("alloc_conf")
         settings |= allocator_settings(target, from_environment() if alloc_conf is None else alloc_conf)
+        if job.settings.get("deterministic") and WORKSPACE_VARIABLE not in os.environ:
+            settings["workspace_bytes"] = workspace_bytes(target.capability, DETERMINISTIC_WORKSPACE)
     return {**settings, **job.settings, "device": target.device}
 
 

@@ -120,7 +120,7 @@ class Search:
     def __init__(self, shape: Shape, target: Target, n_queries: int | None, settings: dict[str, Any]) -> None:
         self.target = target
         self.fixed = {name: value for name, value in settings.items() if value is not None}
-        self.fixed |= {"device": target.device, "workspace_bytes": target.workspace_bytes}
+        self.fixed = {"workspace_bytes": target.workspace_bytes, **self.fixed, "device": target.device}
         base = build_workload(shape, **self.fixed)
         if "scoring" in self.fixed:
             require(base.score, base.scoring, base.device, target.capability)

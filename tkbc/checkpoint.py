@@ -14,6 +14,7 @@ from tkbc.checkpoints import MODEL_FILE, OPTIMIZER_FILE, STATE_FILE, Checkpoints
 from tkbc.models import Model
 from tkbc.run_state import RunState
 from tkbc.trainer import Trainer
+from tkbc.waiting import waiting
 
 
 def save_checkpoint(checkpoints: Checkpoints, name: str, trainer: Trainer, state: RunState) -> None:
@@ -36,8 +37,9 @@ def save_checkpoint(checkpoints: Checkpoints, name: str, trainer: Trainer, state
 
 def write_tensors(folder: Path, trainer: Trainer) -> None:
     """Write the trainer's tables and optimizer state to ``folder`` from where they are."""
-    save_file({key: table.detach() for key, table in trainer.model.named_parameters()}, folder / MODEL_FILE)
-    save_file(_moments(trainer), folder / OPTIMIZER_FILE)
+    with waiting("tables to a checkpoint"):
+        save_file({key: table.detach() for key, table in trainer.model.named_parameters()}, folder / MODEL_FILE)
+        save_file(_moments(trainer), folder / OPTIMIZER_FILE)
 
 
 def load_checkpoint(folder: Path, trainer: Trainer, state: RunState) -> None:
@@ -73,7 +75,7 @@ def _moments(trainer: Trainer) -> dict[str, Tensor]:
 
 def _load(path: Path, tensors: dict[str, Tensor]) -> None:
     try:
-        with safe_open(path, framework="pt") as file:
+        with waiting("tables from a checkpoint"), safe_open(path, framework="pt") as file:
             names = set(file.keys())
             for name, tensor in tensors.items():
                 if name not in names:

@@ -6,7 +6,7 @@ from memplan.alloc_conf import DEFAULT, AllocatorSettings
 from memplan.allocator.blocks import Block, Pool
 from memplan.allocator.device import Device, OutOfDeviceMemory
 from memplan.allocator.expandable import Addresses, ExpandableSegments
-from memplan.allocator.segments import ROUNDING, SMALL_LIMIT, Segments
+from memplan.allocator.segments import SMALL_LIMIT, Segments
 
 SMALL_SEGMENT = 2 * 2**20
 

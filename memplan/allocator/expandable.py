@@ -77,10 +77,6 @@ class ExpandableSegments(Segments):
             pool.remove(block)
         return block
 
-    def return_oversize(self, pool: Pool, size: int) -> bool:
-        """Nothing is: oversize blocks go with the others."""
-        return False
-
     def empty(self, pool: Pool) -> None:
         """Unmap every whole page that holds no block in use; a segment without memory is given up."""
         for _, _, block in list(pool.free):
@@ -92,12 +88,12 @@ class ExpandableSegments(Segments):
         A stretch begins with an unmapped block, or the free one before it.
         """
         for _, unmapped in pool.unmapped:
-            first = unmapped
-            if first.previous is not None and first.previous.is_free:
-                first = first.previous
-            room, block = 0, first
-            while block is not None and block.is_free and room < size:
-                room, block = room + block.size, block.following
+            before = unmapped.previous
+            first = before if before is not None and before.is_free else unmapped
+            room = 0
+            after: Block | None = first
+            while room < size and after is not None and after.is_free:
+                room, after = room + after.size, after.following
             if room >= size:
                 return first
         n_bytes = -(-self.address_bytes // pool.page) * pool.page

@@ -28,6 +28,7 @@ class Segments:
         self.device = device
         self.largest_split = settings.max_split_size_bytes or NO_LIMIT
         self.largest_waste = settings.max_non_split_rounding_bytes or settings.large_segment_bytes
+        self.returns_oversize = settings.max_split_size_bytes is not None and not settings.expandable_segments
         self.garbage_threshold = settings.garbage_collection_threshold
 
     def take(self, pool: Pool, size: int) -> Block | None:
@@ -63,7 +64,7 @@ class Segments:
 
         Returns whether as much as is wanted went back.
         """
-        if self.largest_split == NO_LIMIT:
+        if not self.returns_oversize:
             return False
         wanted = max(size, self.largest_split)
         at = pool.first_of(wanted)

@@ -1,4 +1,4 @@
-"""The stand-in driver's three ways to place segments, for the replay: what FAKE_GPU_ADDRESSES names."""
+"""The stand-in driver's three ways to place segments, for the replay: what STANDIN_ADDRESSES names."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class LowestAddresses:
 
 
 def addresses(name: str) -> Addresses | None:
-    """Return the way that FAKE_GPU_ADDRESSES names: first, new (each above those before it: the replay's own) or down."""
+    """Return the way that STANDIN_ADDRESSES names: first, new or down; None: new, the replay's own."""
     match name:
         case "first":
             return LowestAddresses()
