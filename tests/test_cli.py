@@ -46,6 +46,13 @@ def fails(status: int, message: str, *arguments: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["estimate", "plan"])
+def test_more_queries_than_the_split_holds_are_not_ranked_at_once(command: str) -> None:
+    asked = [command, "--device", "cpu", "--eval-batch-size"]
+    assert read_json(*asked, "9000")["workload"] == read_json(*asked, "5000")["workload"]
+    assert read_json(*asked, "4999")["workload"]["eval_batch_size"] == 4999
+
+
+@pytest.mark.parametrize("command", ["estimate", "plan"])
 def test_planning_imports_neither_torch_nor_numpy_nor_the_trainer(command: str) -> None:
     code = (
         "import sys; from memplan.cli import app; "
