@@ -50,6 +50,7 @@ def test_more_queries_than_the_split_holds_are_not_ranked_at_once(command: str) 
     asked = [command, "--device", "cpu", "--eval-batch-size"]
     assert read_json(*asked, "9000")["workload"] == read_json(*asked, "5000")["workload"]
     assert read_json(*asked, "4999")["workload"]["eval_batch_size"] == 4999
+    fails(2, "eval_batch_size: 0", *asked, "0")
 
 
 @pytest.mark.parametrize("command", ["estimate", "plan"])
