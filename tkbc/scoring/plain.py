@@ -17,6 +17,7 @@ from torch import Tensor
 from memplan.workload import Score
 from tkbc.scoring.reference import FORMULAS
 from tkbc.scoring.softmax_torch import TorchSoftmax
+from tkbc.waiting import waiting
 
 
 def loss_scale(inputs: tuple[Tensor, ...], grad_scores: Tensor) -> float:
@@ -71,7 +72,10 @@ class _Plain(TorchSoftmax):
 
     def _scaled(self, inputs: tuple[Tensor, ...], grad_scores: Tensor) -> tuple[Tensor, float]:
         """Return −G in the inputs' type, times a power of two where that is float16, and this power."""
-        scale = loss_scale(inputs, grad_scores) if inputs[0].dtype == torch.float16 else 1.0
+        scale = 1.0
+        if inputs[0].dtype == torch.float16:
+            with waiting("scale of float16 gradients"):
+                scale = loss_scale(inputs, grad_scores)
         return (grad_scores * -scale).to(inputs[0].dtype), scale
 
     def _slope(self, difference: Tensor, *, in_place: bool) -> Tensor:
