@@ -17,7 +17,6 @@ from torch.profiler import record_function
 Wait = Literal[
     "order of an epoch",
     "check of a step",
-    "scale of float16 gradients",
     "loss on the terminal",
     "end of an epoch",
     "check of the tables",
