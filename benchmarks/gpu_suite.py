@@ -2,6 +2,7 @@
 
     python benchmarks/gpu_suite.py --out benchmarks/results/gpu-NAME.json
 
+rates     memplan calibrate: rates, and what context and cuBLAS take; first, in a process that has not used CUDA
 kernels   every fused L1 kernel and block size against a float64 reference on the CPU, at odd shapes, in each precision
 bytes     predicted against measured over random workloads and ICEWS14's shape: requested, allocated, reserved
 traces    the allocator's own record of a step, as (action, bytes), to replay in tests
@@ -13,7 +14,6 @@ Each part is reported by itself: one that fails says so and the others go on. Ne
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import statistics
 import sys
@@ -31,6 +31,7 @@ from memplan.gpus import recognize
 from memplan.machine import present_gpus
 from memplan.workload import PRECISIONS, ModelName, Workload, build_workload
 from tkbc.calibration import calibrate
+from tkbc.meter import start_clean
 from tkbc.scoring import make_score
 from tkbc.scoring.reference import weighted_l1
 from tkbc.scoring.rounded import HALF_TYPES
@@ -48,7 +49,7 @@ def check_kernels() -> dict[str, Any]:
         for b, n, d in SHAPES:
             generator = torch.Generator().manual_seed(b * n + d)
             a, w, e, g = (torch.randn(shape, generator=generator) for shape in ((b, d), (b, d), (n, d), (b, n)))
-            score = make_score("l1", "fused", "cuda", precision=precision, tune_for=(b, n, d))
+            score = make_score("l1", "fused", "cuda", precision=precision)
             on_device = [tensor.cuda() for tensor in (a, w, e, g)]
             out = torch.full((b, n), torch.nan, device="cuda")
             grads = [torch.zeros_like(tensor) for tensor in on_device[:3]]
@@ -71,11 +72,23 @@ def check_kernels() -> dict[str, Any]:
     return {"passed": worst < 2e-6, "worst": worst, "rows": rows}
 
 
+def measure_rates() -> dict[str, Any]:
+    """What memplan calibrate finds; the workspace is right where plans for this device would take it to be the same."""
+    target = resolve("cuda", None)
+    found = calibrate(target)
+    return {
+        "passed": found.workspace_bytes == target.workspace_bytes,
+        "planned_workspace_bytes": target.workspace_bytes,
+        "planned_context_bytes": target.outside_bytes,
+        **found.model_dump(),
+    }
+
+
 def check_bytes(count: int = 60) -> dict[str, Any]:
-    """Predicted against measured; the workspace is measured first, and each workload starts from an empty cache."""
-    workspace = calibrate(resolve("cuda", None)).workspace_bytes or 0
+    """Predicted against measured, as plans for this device predict; each workload starts from an empty cache."""
+    workspace = resolve("cuda", None).workspace_bytes
     shape = find_dataset("ICEWS14").shape
-    workloads = [w.model_copy(update={"workspace_bytes": workspace}) for w in random_workloads(count, 0, "cuda")]
+    workloads = list(random_workloads(count, 0, "cuda", workspace))
     for model in ("TNTPairRE", "TNTComplEx"):
         for scoring in ("fused", "chunked", "materialized"):
             for batch, micro in ((1000, 1000), (1000, 300), (256, 256)):
@@ -88,7 +101,6 @@ def check_bytes(count: int = 60) -> dict[str, Any]:
                 )  # fmt: skip
     rows = []
     for workload in workloads:
-        _start_clean()
         check = verify(workload).check
         rows.append(
             {
@@ -112,7 +124,7 @@ def record_traces() -> dict[str, Any]:
     """The caching allocator's record of setup and two steps for each scoring."""
     rows = []
     for scoring in ("fused", "chunked", "materialized"):
-        _start_clean()
+        start_clean("cuda")
         workload = _icews14("TNTPairRE", scoring=scoring, batch_size=256)
         torch.cuda.memory._record_memory_history(max_entries=200_000)
         trainer = _trainer(workload)
@@ -154,7 +166,7 @@ def time_steps() -> dict[str, Any]:
 
 def _kernel_times(b: int, d: int) -> dict[str, float]:
     n = find_dataset("ICEWS14").shape.n_entities
-    score = make_score("l1", "fused", "cuda", tune_for=(b, n, d))
+    score = make_score("l1", "fused", "cuda")
     a, w, e, g = (torch.randn(shape, device="cuda") for shape in ((b, d), (b, d), (n, d), (b, n)))
     out, grads = torch.empty_like(g), [torch.zeros_like(tensor) for tensor in (a, w, e)]
     forward = _median_seconds(lambda: score.forward((a, w), e, out, grad=True))
@@ -180,12 +192,6 @@ def _trainer(workload: Workload) -> Trainer:
     return Trainer(workload, random_facts(workload, workload.n_facts), learning_rate=0.1)
 
 
-def _start_clean() -> None:
-    gc.collect()
-    torch._C._cuda_clearCublasWorkspaces()
-    torch.cuda.empty_cache()
-
-
 def _median_seconds(work: Callable[[], object]) -> float:
     for _ in range(3):
         work()
@@ -201,6 +207,7 @@ def _median_seconds(work: Callable[[], object]) -> float:
 
 
 PARTS: dict[str, Callable[[], dict[str, Any]]] = {
+    "rates": measure_rates,
     "kernels": check_kernels,
     "bytes": check_bytes,
     "traces": record_traces,
@@ -223,7 +230,6 @@ def main() -> None:
         "device": gpu.name,
         "total_bytes": gpu.total_bytes,
         "versions": {"torch": torch.__version__, "triton": triton.__version__, "cuda": torch.version.cuda},
-        "calibration": calibrate(resolve("cuda", None)).model_dump(),
     }
     for name, part in PARTS.items():
         if options.only not in (None, name):

@@ -15,6 +15,7 @@ from memplan.errors import DoesNotFitError, MemplanError, UsageError
 from memplan.estimator import estimate
 from memplan.library import plan_given
 from memplan.machine import free_ram_bytes
+from memplan.operators import DETERMINISTIC_WORKSPACE, WORKSPACE_VARIABLE
 from memplan.options import SearchOptions, of_loaded
 from memplan.plan import Plan
 from memplan.programs.scoring import runs_numba
@@ -72,7 +73,7 @@ def run_command(
 
     given_settings = {name: value for name, value in settings.items() if value is not None}
     train_settings = validated(TrainSettings, {**recipe.training, **given_settings})
-    prepare_torch(plan, train_settings)
+    prepare_torch(plan)
     check_device(plan, target)
     if run_folder is None:
         run_folder = _new_folder(graph.name, plan.workload.model)
@@ -97,7 +98,7 @@ def run_command(
     )
 
 
-def prepare_torch(plan: Plan, settings: TrainSettings) -> None:
+def prepare_torch(plan: Plan) -> None:
     """Set what PyTorch's libraries read when they are loaded, unless the user has."""
     # Kineto, PyTorch's profiler, otherwise writes lines of its own to stderr around the memory check.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
@@ -107,9 +108,9 @@ def prepare_torch(plan: Plan, settings: TrainSettings) -> None:
         # PyTorch's OpenMP threads otherwise spin for milliseconds after each operation, on the cores that the fused
         # kernel's threads need next: a seventh of a step on two cores.
         os.environ.setdefault("GOMP_SPINCOUNT", "100")
-    if settings.deterministic and plan.workload.device == "cuda":
+    if plan.workload.deterministic and plan.workload.device == "cuda":
         # cuBLAS repeats itself only with a workspace of its own, which it reads of here.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        os.environ.setdefault(WORKSPACE_VARIABLE, DETERMINISTIC_WORKSPACE)
         import torch
 
         torch.use_deterministic_algorithms(True)
@@ -236,7 +237,7 @@ def run_verification(count: int, seed: int, device: str, *, show_progress: bool)
 
     from tkbc.verification import random_workloads, verify
 
-    workloads = list(random_workloads(count, seed, target.device))
+    workloads = list(random_workloads(count, seed, target.device, target.workspace_bytes))
     console = make_console()
     shown = track(
         workloads, "verifying", console=console, transient=True, disable=not (show_progress and console.is_terminal)

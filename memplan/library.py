@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -14,6 +15,7 @@ from memplan.errors import DoesNotFitError, UsageError
 from memplan.estimator import estimate as estimate_workload
 from memplan.knobs import knobs
 from memplan.machine import usable_threads
+from memplan.operators import DETERMINISTIC_WORKSPACE, WORKSPACE_VARIABLE, workspace_bytes
 from memplan.options import EPOCH_SECONDS, Graph, GraphOptions, Job, PlanOptions, SearchOptions, gather
 from memplan.plan import Estimate, Plan
 from memplan.scorings import preferred, require
@@ -38,6 +40,7 @@ class Settings(TypedDict, total=False):
     time_reg: float | None
     no_time_emb: bool | None
     unit_norm: bool | None
+    deterministic: bool | None
     micro_batch_size: int | None
     chunk_size: int | None
     scoring: str | None
@@ -126,7 +129,7 @@ def workload_given(given: GraphOptions, target: Target) -> Workload:
     settings.setdefault("scoring", preferred(score, target.device, target.capability))
     if job.graph.n_queries is not None:
         batch = settings.get("micro_batch_size") or settings["batch_size"]
-        settings.setdefault("eval_batch_size", min(batch, job.graph.n_queries))
+        settings["eval_batch_size"] = min(settings.get("eval_batch_size", batch), job.graph.n_queries)
     workload = build_workload(job.graph.shape, **settings)
     require(workload.score, workload.scoring, workload.device, target.capability)
     return workload
@@ -137,6 +140,8 @@ def settings_for(job: Job, target: Target) -> dict[str, Any]:
     settings: dict[str, Any] = {"threads": usable_threads(), "workspace_bytes": target.workspace_bytes}
     if target.device == "cuda":
         settings["alloc_conf"] = from_environment()
+        if job.settings.get("deterministic") and WORKSPACE_VARIABLE not in os.environ:
+            settings["workspace_bytes"] = workspace_bytes(target.capability, DETERMINISTIC_WORKSPACE)
     return {**settings, **job.settings, "device": target.device}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -43,6 +44,14 @@ def fails(status: int, message: str, *arguments: str) -> None:
     assert len(lines) == 1, result.stderr
     assert re.search(message, lines[0]), lines[0]
     assert isinstance(result.exception, SystemExit)
+
+
+@pytest.mark.parametrize("command", ["estimate", "plan"])
+def test_more_queries_than_the_split_holds_are_not_ranked_at_once(command: str) -> None:
+    asked = [command, "--device", "cpu", "--eval-batch-size"]
+    assert read_json(*asked, "9000")["workload"] == read_json(*asked, "5000")["workload"]
+    assert read_json(*asked, "4999")["workload"]["eval_batch_size"] == 4999
+    fails(2, "eval_batch_size: 0", *asked, "0")
 
 
 @pytest.mark.parametrize("command", ["estimate", "plan"])
@@ -330,7 +339,8 @@ def test_plans_use_what_calibrate_has_measured(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     before = read_json("plan", "--device", "cpu")["seconds_per_epoch"]
     measured = read_json("calibrate", "--device", "cpu")
-    assert measured["flops_per_second"] > measured["l1_terms_per_second"] > 0
+    rates = ("flops_per_second", "bytes_per_second", "fresh_bytes_per_second", "launch_seconds", "l1_terms_per_second")
+    assert all(math.isfinite(measured[rate]) and measured[rate] > 0 for rate in rates)
     after = read_json("plan", "--device", "cpu")["seconds_per_epoch"]
     assert after != before
     assert "rates measured here" in invoke("plan", "--device", "cpu").stdout

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,7 +12,9 @@ from tests.test_scoring import assert_l1_close, draw_inputs, expected, relative_
 pytest.importorskip("triton")
 
 from tkbc.scoring.l1_triton import TritonL1
-from tkbc.scoring.tuning import CANDIDATES, Blocks
+
+# The forward computes columns of padding from whatever stands there, and numpy, which the interpreter runs on, warns.
+pytestmark = pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")
 
 
 def check(b: int, c: int, width: int, seed: int) -> None:
@@ -41,7 +40,7 @@ def test_half_precision_inputs_are_accumulated_in_float32(dtype: torch.dtype) ->
     """Once the inputs are rounded nothing more is lost: as close to the reference on them as float32 inputs are."""
     query, entities, grad_scores = draw_inputs("l1", 11, 70, 37, seed=2)
     query, entities = tuple(t.to(dtype) for t in query), entities.to(dtype)
-    kernel = TritonL1()
+    kernel = TritonL1(dtype)
     scores = kernel.forward(query, entities, torch.full((11, 70), torch.nan), grad=True)
     grads = [torch.zeros(t.shape) for t in (*query, entities)]
     kernel.backward(query, entities, grad_scores, (grads[0], grads[1]), grads[2])
@@ -72,38 +71,3 @@ def test_inputs_that_are_not_contiguous() -> None:
 
 def test_the_check_at_start_passes() -> None:
     TritonL1().compile("cpu")
-
-
-@pytest.mark.parametrize("blocks", CANDIDATES)
-def test_every_stated_block_size_is_right(blocks: Blocks) -> None:
-    """At a shape that no block divides."""
-    query, entities, grad_scores = draw_inputs("l1", 19, 131, 21, seed=4)
-    kernel = TritonL1()
-    kernel.blocks = dict.fromkeys(kernel.blocks, blocks)
-    truth = expected("l1", query, entities, grad_scores)
-    assert_l1_close(run(kernel, query, entities, grad_scores), truth, query, entities, grad_scores)
-
-
-def test_tuning_takes_the_fastest_and_remembers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """With a timer that prefers the third candidate; a second kernel object asks no timer, a damaged cache does."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    timed: list[float] = []
-
-    def timer(work: Callable[[], None]) -> float:
-        work()
-        timed.append(1.0 if len(timed) % len(CANDIDATES) != 2 else 0.5)
-        return timed[-1]
-
-    def tuned() -> TritonL1:
-        kernel = TritonL1()
-        kernel.tune(5, 40, 7, device="cpu", timer=timer, versions="a device")
-        return kernel
-
-    assert set(tuned().blocks.values()) == {CANDIDATES[2]}
-    assert len(timed) == 3 * len(CANDIDATES)
-    assert set(tuned().blocks.values()) == {CANDIDATES[2]}
-    assert len(timed) == 3 * len(CANDIDATES)
-    (cache,) = tmp_path.rglob("kernel-blocks.json")
-    cache.write_text("{")
-    tuned()
-    assert len(timed) == 6 * len(CANDIDATES)

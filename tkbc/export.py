@@ -40,9 +40,10 @@ def check_file(path: Path, *, force: bool) -> None:
 def export(model: Model, data: Dataset, about: dict[str, Any], path: Path) -> None:
     """Write every embedding table with its labels to ``path``, whole or not at all; its ending says in which format.
 
-    npz: an array (rows, width) float32 a table, ``entity_labels``, ``relation_labels`` and ``time_labels`` as unicode
-    arrays, and ``about``, JSON text. Parquet: a row for each embedding with the columns ``table``, ``id``, ``label``
-    and ``embedding``, the same JSON in the schema's metadata under ``about``. ``about`` is what to say of the model.
+    npz: an array (rows, width) float32 a table; ``entity_labels``, ``relation_labels`` and ``time_labels``, each the
+    UTF-8 bytes of a JSON list, since an array of text is as wide as its longest; and ``about``, JSON text. Parquet: a
+    row for each embedding with the columns ``table``, ``id``, ``label`` and ``embedding``, the same JSON in the
+    schema's metadata under ``about``. ``about`` is what to say of the model.
 
     Raises:
         MemplanError: it cannot be written, or pyarrow is missing.
@@ -66,8 +67,12 @@ def _layout(model: Model) -> dict[str, Any]:
 
 
 def _write_npz(file: IO[bytes], tables: dict[str, npt.NDArray[np.float32]], data: Dataset, about: str) -> None:
-    labels = {LABELS.get(name, RELATION_LABELS): np.array(labels_of(name, data)) for name in tables}
+    labels = {LABELS.get(name, RELATION_LABELS): _as_bytes(labels_of(name, data)) for name in tables}
     np.savez(file, **tables, **labels, about=np.array(about))  # type: ignore[arg-type]
+
+
+def _as_bytes(labels: tuple[str, ...]) -> npt.NDArray[np.uint8]:
+    return np.frombuffer(json.dumps(labels, ensure_ascii=False).encode(), dtype=np.uint8)
 
 
 def _write_parquet(file: IO[bytes], tables: dict[str, npt.NDArray[np.float32]], data: Dataset, about: str) -> None:

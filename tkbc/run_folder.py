@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,7 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from memplan.curve import CURVE_FILE
-from memplan.errors import MemplanError
+from memplan.errors import MemplanError, is_full, reason_of
 from memplan.plan import MemoryCheck, to_json
 from memplan.runs import read_lines
 from tkbc.checkpoints import Checkpoints
@@ -52,11 +53,15 @@ class RunFolder:
         except FileExistsError:
             raise MemplanError(f"{path}: there is a run already; choose another folder with --run-dir") from None
         except OSError as error:
-            raise MemplanError(f"{path}: cannot be made ({error.strerror}); choose another with --run-dir") from None
-        folder = cls(path)
-        folder.describe(state)
-        with folder._writing():
-            (path / "metrics.jsonl").touch()
+            raise MemplanError(f"{path}: cannot be made ({reason_of(error)}); choose another with --run-dir") from None
+        try:
+            folder = cls(path)
+            folder.describe(state)
+            with folder._writing():
+                (path / "metrics.jsonl").touch()
+        except BaseException:
+            shutil.rmtree(path, ignore_errors=True)  # a folder of that name would stand in the way of the next try
+            raise
         return folder
 
     def rewind(self, state: RunState) -> None:
@@ -134,4 +139,6 @@ class RunFolder:
         except Timeout:
             raise
         except OSError as error:
-            raise MemplanError(f"{self.path}: cannot be written ({error.strerror}); free some space") from None
+            where = "" if error.filename is None else f": {error.filename}"
+            way_out = "; free some space" if is_full(error) else ""
+            raise MemplanError(f"{self.path}: cannot be written: {reason_of(error)}{where}{way_out}") from None

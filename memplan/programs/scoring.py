@@ -1,7 +1,7 @@
 """What one call of a score's forward or backward allocates.
 
-The code whose bytes this tells: tkbc/scoring/rounded.py, dot_fused.py, l2_fused.py, l1_numba.py and l1_triton.py; the
-plain scorings are told in plain.py.
+The code whose bytes this tells: tkbc/scoring/rounded.py, dot_fused.py, l2_fused.py and l1_numba.py; the plain
+scorings are told in plain.py, and l1_triton.py in l1_cuda.py.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from memplan.ledger import Allocation, Ledger
-from memplan.programs import plain
-from memplan.programs.plain import Graph
+from memplan.ledger import Ledger
+from memplan.programs import l1_cuda, plain
 from memplan.workload import Workload
 
 L1_TILE = 720
@@ -24,8 +23,18 @@ def needs_buffer(workload: Workload) -> bool:
 
 
 def runs_numba(workload: Workload) -> bool:
-    """Return whether the score is the fused L1 kernel on the CPU, which brings a softmax of its own."""
-    return workload.scoring == "fused" and workload.score == "l1" and workload.device == "cpu"
+    """Return whether the score is the fused L1 kernel on the CPU."""
+    return brings_softmax(workload) and workload.device == "cpu"
+
+
+def runs_triton(workload: Workload) -> bool:
+    """Return whether the score is the fused L1 kernel on CUDA."""
+    return brings_softmax(workload) and workload.device == "cuda"
+
+
+def brings_softmax(workload: Workload) -> bool:
+    """Return whether the score brings a softmax of its own, which also keeps the scores beside their log-sum-exp."""
+    return workload.scoring == "fused" and workload.score == "l1"
 
 
 def query_tensors(workload: Workload) -> int:
@@ -36,7 +45,11 @@ def query_tensors(workload: Workload) -> int:
 def forward(ledger: Ledger, workload: Workload, b: int, c: int) -> None:
     """Tell a forward of b queries against c entities into the buffer."""
     if workload.scoring == "chunked":
-        ledger.free(plain.forward(ledger, workload, b, c))
+        _, scores = plain.forward(ledger, workload, b, c)
+        ledger.free(scores)
+        return
+    if runs_triton(workload):
+        l1_cuda.forward(ledger, workload, b, c)
         return
     with _rounded(ledger, workload, b, c):
         if workload.score == "l2":
@@ -49,8 +62,10 @@ def forward(ledger: Ledger, workload: Workload, b: int, c: int) -> None:
 def backward(ledger: Ledger, workload: Workload, b: int, c: int) -> None:
     """Tell a backward that adds to the gradients of the query and of c entities."""
     if workload.scoring == "chunked":
-        graph, scores = plain.graph(ledger, workload, b, c)
-        plain.backward(ledger, workload, b, c, graph, scores)
+        plain.backward(ledger, workload, b, c, ())
+        return
+    if runs_triton(workload):
+        l1_cuda.backward(ledger, workload, b, c)
         return
     with _rounded(ledger, workload, b, c):
         if workload.score == "l2":
@@ -63,18 +78,6 @@ def backward(ledger: Ledger, workload: Workload, b: int, c: int) -> None:
             ledger.free(packed, gradients, others)
 
 
-def materialized_forward(ledger: Ledger, workload: Workload, b: int, c: int, *, grad: bool) -> tuple[Graph, Allocation]:
-    """Tell a forward against all c candidates that returns its own scores; with ``grad`` its graph is kept."""
-    if grad:
-        return plain.graph(ledger, workload, b, c)
-    return Graph((), ()), plain.forward(ledger, workload, b, c)
-
-
-def materialized_backward(ledger: Ledger, workload: Workload, b: int, c: int, graph: Graph) -> None:
-    """Tell the backward through the kept graph; the scores stay with the caller."""
-    plain.backward(ledger, workload, b, c, graph, None)
-
-
 def l1_geometry(n_candidates: int, threads: int) -> tuple[int, int]:
     """Return (parts, tile) of the fused L1 kernel on the CPU: the threads that get work, the width of their tiles."""
     parts = min(threads, -(-n_candidates // L1_TILE))
@@ -84,19 +87,15 @@ def l1_geometry(n_candidates: int, threads: int) -> tuple[int, int]:
 
 @contextmanager
 def _rounded(ledger: Ledger, workload: Workload, b: int, c: int) -> Iterator[None]:
-    """Tell the inputs of a fused score in half precision: as such for Triton, as rounded float32 for all others."""
+    """Tell the inputs of a fused score in half precision, rounded and float32 again."""
     if workload.precision == "fp32":
         yield
         return
-    takes_half = workload.score == "l1" and workload.device == "cuda"
     inputs = []
     for name, n in [("query", b)] * query_tensors(workload) + [("entities", c)]:
         half = ledger.new(f"{name} in half precision", n, workload.width, dtype=plain.INPUT_TYPES[workload.precision])
-        if takes_half:
-            inputs.append(half)
-        else:
-            inputs.append(ledger.new(f"{name}, rounded", n, workload.width))
-            ledger.free(half)
+        inputs.append(ledger.new(f"{name}, rounded", n, workload.width))
+        ledger.free(half)
     yield
     ledger.free(*inputs)
 

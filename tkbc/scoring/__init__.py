@@ -23,9 +23,7 @@ from memplan.workload import DeviceType, Precision, Score, Scoring
 from tkbc.scoring.dot_fused import FusedDot
 from tkbc.scoring.l2_fused import FusedL2
 from tkbc.scoring.plain import Chunked, Materialized
-from tkbc.scoring.reference import FORMULAS
 from tkbc.scoring.rounded import HALF_TYPES, Rounded
-from tkbc.scoring.tuning import cuda_seconds
 
 
 class PairwiseScore(Protocol):
@@ -65,13 +63,13 @@ class PairwiseScore(Protocol):
         """Free what a forward kept for a backward that will not come."""
 
 
-def _fused_l1(device: DeviceType, threads: int, tune_for: tuple[int, int, int] | None) -> PairwiseScore:
+def _fused_l1(device: DeviceType, threads: int, precision: Precision) -> PairwiseScore:
     if device == "cpu":
         from tkbc.scoring.l1_numba import NumbaL1  # numba takes a second to import: only where it is used
 
         on_cpu = NumbaL1(threads)
         on_cpu.compile()
-        return on_cpu
+        return on_cpu if precision == "fp32" else Rounded(on_cpu, precision)
     try:
         from tkbc.scoring.l1_triton import TritonL1
     except ImportError as error:
@@ -79,14 +77,9 @@ def _fused_l1(device: DeviceType, threads: int, tune_for: tuple[int, int, int] |
             f"scoring 'fused' of the l1 score cannot run on cuda: {error}; Triton comes with PyTorch's CUDA builds for "
             "Linux. Install it, or use --scoring chunked"
         ) from None
-    on_cuda = TritonL1()
+    on_cuda = TritonL1(HALF_TYPES.get(precision, torch.float32))
     on_cuda.compile(device)
-    if tune_for is not None:
-        import triton
-
-        versions = f"{torch.cuda.get_device_name()}, torch {torch.__version__}, triton {triton.__version__}"
-        on_cuda.tune(*tune_for, device=device, timer=cuda_seconds, versions=versions)
-        torch.cuda.empty_cache()
+    torch.cuda.empty_cache()  # what the check of the kernels took
     return on_cuda
 
 
@@ -96,34 +89,26 @@ def make_score(
     device: DeviceType,
     threads: int = 1,
     precision: Precision = "fp32",
-    tune_for: tuple[int, int, int] | None = None,
 ) -> PairwiseScore:
     """Return the implementation of ``score`` asked for.
 
     ``threads``: CPU threads of the fused L1 kernel; the others follow PyTorch's own setting. ``precision``: of the
-    score's inputs; what comes out is float32. ``tune_for``: queries, entities and dimensions at which kernels on CUDA
-    choose their block sizes, which takes the memory of one forward and backward meanwhile; without it they take stated
-    ones.
+    score's inputs; what comes out is float32.
 
     Raises:
         UsageError: it cannot run here, with the reason. Nothing is chosen in its place: choosing is the planner's.
+        MemplanError: its kernels do not compile, start or compute the formula on this GPU.
     """
     require(score, scoring, device)
     if scoring == "chunked":
-        return Chunked(FORMULAS[score], HALF_TYPES.get(precision))
+        return Chunked(score, HALF_TYPES.get(precision))
     if scoring == "materialized":
-        return Materialized(FORMULAS[score], HALF_TYPES.get(precision))
-    fused = _fused(score, device, threads, tune_for)
-    if precision == "fp32":
-        return fused
-    return Rounded(fused, precision, takes_half=score == "l1" and device == "cuda")
-
-
-def _fused(score: Score, device: DeviceType, threads: int, tune_for: tuple[int, int, int] | None) -> PairwiseScore:
+        return Materialized(score, HALF_TYPES.get(precision))
     match score:
-        case "dot":
-            return FusedDot()
-        case "l2":
-            return FusedL2()
         case "l1":
-            return _fused_l1(device, threads, tune_for)
+            return _fused_l1(device, threads, precision)
+        case "l2":
+            fused: PairwiseScore = FusedL2()
+        case "dot":
+            fused = FusedDot()
+    return fused if precision == "fp32" else Rounded(fused, precision)

@@ -1,13 +1,17 @@
-# Its bytes are told by memplan/programs/scoring.py: none.
-"""The weighted L1 score on CUDA, fused: Triton kernels that write nothing but scores and gradients.
+# Its bytes are told by memplan/programs/l1_cuda.py, whose sizes it takes.
+"""The weighted L1 score on CUDA, fused: Triton kernels that build no (b, ·, d) tensor.
 
-Three kernels share one idea: a program holds a block of (queries, entities, dimensions) differences a − w·e in
-registers and sums it over the axis that its result lacks. Scores sum over dimensions; the query's gradient over
-entities; the entities' gradient over queries. Every result has one owner, so no atomics are needed and equal inputs
-give equal bits. Outputs are contiguous.
+Each kernel keeps a tile of its results in registers and walks over the axis that they lack: scores over dimensions,
+the query's gradient over entities, the entities' gradient over queries. So nothing is summed over lanes. Every sum has
+one owner and one order, so no atomics are needed and equal inputs give equal bits. benchmarks/sass.py counts the
+instructions: a term costs 2.4 forward and 5.1 and 4.7 in the backward, where 2, 4 and 3 do the arithmetic.
 
-Sums are float32 whatever the inputs' type, offsets are 64-bit, and any shape will do. The kernels use nothing newer
-than Turing. They are tested through Triton's interpreter (TRITON_INTERPRET=1), not yet on a GPU.
+The forward loads along queries and entities, hence from transposed copies; without them each load would touch as many
+cache lines as it has rows. The backward loads along dimensions, from the inputs as they are where their rows are whole
+vectors, and from copies with such rows otherwise. Sums are float32 whatever the inputs' type, offsets are 64-bit, any
+shape will do, and sizes are never compiled in: a ragged last chunk runs the same code. The kernels use nothing newer
+than Volta. They are compiled ahead of time for six architectures and run by Triton's interpreter; none has run on a
+GPU yet. One block size a kernel is stated, not tuned: what registers and loads it takes can be counted beforehand.
 
 Writing the log-sum-exp instead of the scores was considered: it would save the (b, C) buffer, which chunks bound
 already, at the price of a second forward and of a softmax that no other score shares.
@@ -15,159 +19,48 @@ already, at the price of a second forward and of a softmax that no other score s
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
 from memplan.errors import MemplanError
-from tkbc.scoring.reference import weighted_l1
-from tkbc.scoring.softmax_torch import TorchSoftmax
-from tkbc.scoring.tuning import DEFAULT, Blocks, Timer, choose, size_class
+from memplan.programs.l1_cuda import DIMENSIONS, TILE, VECTOR, columns, parts_of, row_width
+from tkbc.scoring.kernels.forward import forward
+from tkbc.scoring.kernels.to_entities import to_entities
+from tkbc.scoring.kernels.to_queries import add_others, to_queries
+from tkbc.scoring.softmax_triton import TritonSoftmax
+
+UNROLL = 4
+"""Turns of an inner loop written out, which share the arithmetic of addresses."""
+WARPS = 4
+"""Of 32 threads: a tile of 64 × 64 scores is 32 a thread, one of 64 × 32 gradients 16."""
+ADD_BLOCK = 1024
 
 
-@triton.jit  # pragma: no cover
-def _differences(
-    a_ptr: Any,
-    w_ptr: Any,
-    e_ptr: Any,
-    queries: Any,
-    entities: Any,
-    dimensions: Any,
-    n_queries: Any,
-    n_entities: Any,
-    rank: Any,
-):
-    """Return a − w·e, (queries, entities, dimensions), with w and e; 0 outside the tensors."""
-    in_rank = dimensions[None, :] < rank
-    at_query = queries[:, None].to(tl.int64) * rank + dimensions[None, :]
-    at_entity = entities[:, None].to(tl.int64) * rank + dimensions[None, :]
-    of_queries = (queries[:, None] < n_queries) & in_rank
-    a = tl.load(a_ptr + at_query, mask=of_queries, other=0.0).to(tl.float32)
-    w = tl.load(w_ptr + at_query, mask=of_queries, other=0.0).to(tl.float32)
-    e = tl.load(e_ptr + at_entity, mask=(entities[:, None] < n_entities) & in_rank, other=0.0).to(tl.float32)
-    return a[:, None, :] - w[:, None, :] * e[None, :, :], w, e
-
-
-@triton.jit  # pragma: no cover
-def _forward(
-    a_ptr: Any,
-    w_ptr: Any,
-    e_ptr: Any,
-    out_ptr: Any,
-    n_queries: Any,
-    n_entities: Any,
-    rank: Any,
-    B: tl.constexpr,
-    N: tl.constexpr,
-    K: tl.constexpr,
-) -> None:
-    queries = tl.program_id(1) * B + tl.arange(0, B)
-    entities = tl.program_id(0) * N + tl.arange(0, N)
-    total = tl.zeros((B, N), dtype=tl.float32)
-    for first in range(0, rank, K):
-        difference, _w, _e = _differences(
-            a_ptr, w_ptr, e_ptr, queries, entities, first + tl.arange(0, K), n_queries, n_entities, rank
-        )
-        total -= tl.sum(tl.abs(difference), axis=2)
-    at = queries[:, None].to(tl.int64) * n_entities + entities[None, :]
-    tl.store(out_ptr + at, total, mask=(queries[:, None] < n_queries) & (entities[None, :] < n_entities))
-
-
-@triton.jit  # pragma: no cover
-def _signed(difference: Any, g_ptr: Any, queries: Any, entities: Any, n_queries: Any, n_entities: Any):
-    """Return G · sign(a − w·e); a tie counts as +1, as on the CPU. 0 outside the tensors."""
-    at = queries[:, None].to(tl.int64) * n_entities + entities[None, :]
-    inside = (queries[:, None] < n_queries) & (entities[None, :] < n_entities)
-    g = tl.load(g_ptr + at, mask=inside, other=0.0).to(tl.float32)
-    return tl.where(difference >= 0, g[:, :, None], -g[:, :, None])
-
-
-@triton.jit  # pragma: no cover
-def _backward_query(
-    a_ptr: Any,
-    w_ptr: Any,
-    e_ptr: Any,
-    g_ptr: Any,
-    grad_a_ptr: Any,
-    grad_w_ptr: Any,
-    n_queries: Any,
-    n_entities: Any,
-    rank: Any,
-    B: tl.constexpr,
-    N: tl.constexpr,
-    K: tl.constexpr,
-) -> None:
-    queries = tl.program_id(1) * B + tl.arange(0, B)
-    dimensions = tl.program_id(0) * K + tl.arange(0, K)
-    grad_a = tl.zeros((B, K), dtype=tl.float32)
-    grad_w = tl.zeros((B, K), dtype=tl.float32)
-    for first in range(0, n_entities, N):
-        entities = first + tl.arange(0, N)
-        difference, _w, e = _differences(
-            a_ptr, w_ptr, e_ptr, queries, entities, dimensions, n_queries, n_entities, rank
-        )
-        signed = _signed(difference, g_ptr, queries, entities, n_queries, n_entities)
-        grad_a -= tl.sum(signed, axis=1)
-        grad_w += tl.sum(signed * e[None, :, :], axis=1)
-    at = queries[:, None].to(tl.int64) * rank + dimensions[None, :]
-    inside = (queries[:, None] < n_queries) & (dimensions[None, :] < rank)
-    tl.store(grad_a_ptr + at, tl.load(grad_a_ptr + at, mask=inside, other=0.0) + grad_a, mask=inside)
-    tl.store(grad_w_ptr + at, tl.load(grad_w_ptr + at, mask=inside, other=0.0) + grad_w, mask=inside)
-
-
-@triton.jit  # pragma: no cover
-def _backward_entities(
-    a_ptr: Any,
-    w_ptr: Any,
-    e_ptr: Any,
-    g_ptr: Any,
-    grad_e_ptr: Any,
-    n_queries: Any,
-    n_entities: Any,
-    rank: Any,
-    B: tl.constexpr,
-    N: tl.constexpr,
-    K: tl.constexpr,
-) -> None:
-    entities = tl.program_id(0) * N + tl.arange(0, N)
-    dimensions = tl.program_id(1) * K + tl.arange(0, K)
-    grad_e = tl.zeros((N, K), dtype=tl.float32)
-    for first in range(0, n_queries, B):
-        queries = first + tl.arange(0, B)
-        difference, w, _e = _differences(
-            a_ptr, w_ptr, e_ptr, queries, entities, dimensions, n_queries, n_entities, rank
-        )
-        signed = _signed(difference, g_ptr, queries, entities, n_queries, n_entities)
-        grad_e += tl.sum(signed * w[:, None, :], axis=0)
-    at = entities[:, None].to(tl.int64) * rank + dimensions[None, :]
-    inside = (entities[:, None] < n_entities) & (dimensions[None, :] < rank)
-    tl.store(grad_e_ptr + at, tl.load(grad_e_ptr + at, mask=inside, other=0.0) + grad_e, mask=inside)
-
-
-def _constants(blocks: Blocks) -> dict[str, int]:
-    return {"B": blocks.queries, "N": blocks.entities, "K": blocks.dimensions, "num_warps": blocks.warps}
-
-
-class TritonL1(TorchSoftmax):
-    """−Σ_k |a_k − w_k e_k| and its gradients on CUDA. Inputs float32, bfloat16 or float16; results float32."""
+class TritonL1(TritonSoftmax):
+    """−Σ_k |a_k − w_k e_k| and its gradients on CUDA: inputs rounded to ``dtype``, results and sums float32."""
 
     needs_buffer = True
 
-    def __init__(self) -> None:
-        self.blocks = dict.fromkeys(("forward", "backward to queries", "backward to entities"), DEFAULT)
-        """The block sizes of each kernel; ``tune`` replaces the stated ones by the fastest."""
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+        self.dtype = dtype
 
     def forward(self, query: tuple[Tensor, ...], entities: Tensor, out: Tensor | None, *, grad: bool) -> Tensor:
         """Write the (b, c) scores into ``out`` and return it (``grad`` changes nothing: no graph is kept)."""
         del grad
         assert out is not None
-        a, w = (tensor.contiguous() for tensor in query)
+        a, w = query
         n_queries, n_entities, rank = len(a), *entities.shape
-        self._forward(self.blocks["forward"], a, w, entities.contiguous(), out, (n_queries, n_entities, rank))
+        packed_a, negative_w, packed_e = (
+            self._transposed(a),
+            self._transposed(w, negative=True),
+            self._transposed(entities),
+        )
+        forward[(triton.cdiv(n_queries, TILE) * triton.cdiv(n_entities, TILE),)](
+            packed_a, negative_w, packed_e, out, n_queries, n_entities, rank,
+            packed_a.shape[1] // VECTOR, packed_e.shape[1] // VECTOR,
+            QUERIES=TILE, ENTITIES=TILE, UNROLL=UNROLL, num_warps=WARPS,
+        )  # fmt: skip
         return out
 
     def backward(
@@ -178,50 +71,57 @@ class TritonL1(TorchSoftmax):
         grad_query: tuple[Tensor, ...],
         grad_entities: Tensor,
     ) -> None:
-        """Add the gradients of Σ grad_scores · scores to ``grad_query`` and ``grad_entities``."""
-        a, w = (tensor.contiguous() for tensor in query)
-        entities, grad_scores = entities.contiguous(), grad_scores.contiguous()
-        sizes = (len(a), *entities.shape)
-        inputs = (a, w, entities, grad_scores)
-        self._backward_query(self.blocks["backward to queries"], *inputs, *grad_query, sizes)
-        self._backward_entities(self.blocks["backward to entities"], *inputs, grad_entities, sizes)
+        """Add the gradients of Σ grad_scores · scores at the rounded inputs to ``grad_query`` and ``grad_entities``."""
+        rows = tuple(self._rows(tensor) for tensor in (*query, entities))
+        grad_scores = grad_scores.contiguous()
+        sizes = (len(grad_scores), *entities.shape, row_width(entities.shape[1]) // VECTOR)
+        self._to_queries(rows, grad_scores, grad_query, sizes)
+        self._to_entities(rows, grad_scores, grad_entities, sizes)
 
-    def _forward(self, blocks: Blocks, *arguments: Any) -> None:
-        *tensors, (n_queries, n_entities, rank) = arguments
-        # The entities go along the grid's first axis, which alone may have more than 65,535 programs.
-        grid = (triton.cdiv(n_entities, blocks.entities), triton.cdiv(n_queries, blocks.queries))
-        _forward[grid](*tensors, n_queries, n_entities, rank, **_constants(blocks))
+    def _to_queries(
+        self, rows: tuple[Tensor, ...], grad_scores: Tensor, grad_query: tuple[Tensor, ...], sizes: tuple[int, ...]
+    ) -> None:
+        n_queries, n_entities, rank, _ = sizes
+        parts = parts_of(n_queries, n_entities, rank)
+        others = grad_scores.new_empty((parts - 1, 2, n_queries, rank)) if parts > 1 else None
+        to_queries[(triton.cdiv(rank, DIMENSIONS) * triton.cdiv(n_queries, TILE) * parts,)](
+            *rows, grad_scores, *grad_query, grad_query[0] if others is None else others,
+            *sizes, triton.cdiv(n_entities, parts),
+            QUERIES=TILE, DIMENSIONS=DIMENSIONS, UNROLL=UNROLL, num_warps=WARPS,
+        )  # fmt: skip
+        if others is not None:
+            elements = n_queries * rank
+            add_others[(triton.cdiv(elements, ADD_BLOCK),)](
+                *grad_query, others, elements, parts - 1, BLOCK=ADD_BLOCK, num_warps=WARPS
+            )
 
-    def _backward_query(self, blocks: Blocks, *arguments: Any) -> None:
-        *tensors, (n_queries, n_entities, rank) = arguments
-        grid = (triton.cdiv(rank, blocks.dimensions), triton.cdiv(n_queries, blocks.queries))
-        _backward_query[grid](*tensors, n_queries, n_entities, rank, **_constants(blocks))
+    def _to_entities(
+        self, rows: tuple[Tensor, ...], grad_scores: Tensor, grad_entities: Tensor, sizes: tuple[int, ...]
+    ) -> None:
+        _, n_entities, rank, _ = sizes
+        to_entities[(triton.cdiv(rank, DIMENSIONS) * triton.cdiv(n_entities, TILE),)](
+            *rows, grad_scores, grad_entities, *sizes,
+            ENTITIES=TILE, DIMENSIONS=DIMENSIONS, UNROLL=UNROLL, num_warps=WARPS,
+        )  # fmt: skip
 
-    def _backward_entities(self, blocks: Blocks, *arguments: Any) -> None:
-        *tensors, (n_queries, n_entities, rank) = arguments
-        grid = (triton.cdiv(n_entities, blocks.entities), triton.cdiv(rank, blocks.dimensions))
-        _backward_entities[grid](*tensors, n_queries, n_entities, rank, **_constants(blocks))
+    def _transposed(self, tensor: Tensor, *, negative: bool = False) -> Tensor:
+        """Return a copy, (rank, columns), rounded; what stands in columns beyond the rows is left as it comes."""
+        packed = tensor.new_empty((tensor.shape[1], columns(len(tensor))), dtype=self.dtype)
+        used = packed[:, : len(tensor)]
+        if negative:
+            torch.neg(tensor.T, out=used)
+        else:
+            used.copy_(tensor.T)
+        return packed
 
-    def tune(self, n_queries: int, n_entities: int, rank: int, *, device: str, timer: Timer, versions: str) -> None:
-        """Take for each kernel the fastest of the stated block sizes at a shape, timed once and kept on disk.
-
-        Allocates and frees the tensors of one forward and backward at that shape.
-        """
-        sizes = (n_queries, n_entities, rank)
-        generator = torch.Generator(device).manual_seed(0)
-        a, w, e, grad_a, grad_w, grad_e = (
-            torch.randn((rows, rank), generator=generator, device=device)
-            for rows in (n_queries, n_queries, n_entities, n_queries, n_queries, n_entities)
-        )
-        scores = torch.randn((n_queries, n_entities), generator=generator, device=device)
-        kernels: dict[str, Callable[[Blocks], None]] = {
-            "forward": lambda blocks: self._forward(blocks, a, w, e, scores, sizes),
-            "backward to queries": lambda blocks: self._backward_query(blocks, a, w, e, scores, grad_a, grad_w, sizes),
-            "backward to entities": lambda blocks: self._backward_entities(blocks, a, w, e, scores, grad_e, sizes),
-        }
-        shape = " × ".join(str(size_class(n)) for n in sizes)
-        for name, run in kernels.items():
-            self.blocks[name] = choose(f"{versions}, {name}, {shape}", run, timer)
+    def _rows(self, tensor: Tensor) -> Tensor:
+        """Return the tensor, rounded, with rows that begin at whole vectors: itself where it is so already."""
+        rank = tensor.shape[1]
+        if tensor.dtype == self.dtype and rank % VECTOR == 0:
+            return tensor.contiguous()
+        rows = tensor.new_empty((len(tensor), row_width(rank)), dtype=self.dtype)
+        rows[:, :rank].copy_(tensor)
+        return rows
 
     def compile(self, device: str) -> None:
         """Compile the kernels and check them once against the formula, at a shape that fills no block.
@@ -231,16 +131,25 @@ class TritonL1(TorchSoftmax):
         """
         generator = torch.Generator(device).manual_seed(0)
         a, w, e, g = (
-            torch.randn(shape, generator=generator, device=device) for shape in ((3, 5), (3, 5), (41, 5), (3, 41))
+            torch.randn(shape, generator=generator, device=device).to(self.dtype).float()
+            for shape in ((3, 5), (3, 5), (1041, 5), (3, 1041))
         )
-        leaves = [tensor.clone().requires_grad_() for tensor in (a, w, e)]
-        with torch.enable_grad():
-            scores = weighted_l1((leaves[0], leaves[1]), leaves[2])
-        expected = (scores.detach(), *torch.autograd.grad(scores, leaves, g))
+        difference = a[:, None] - w[:, None] * e
+        signed = torch.where(difference >= 0, 1.0, -1.0) * g[:, :, None]
+        scores = -difference.abs().sum(2)
+        expected = (
+            *(scores, -signed.sum(1), (signed * e).sum(1), (signed * w[:, None]).sum(0)),
+            *(scores.logsumexp(1), scores.softmax(1), scores.softmax(1)),
+        )
         grad_a, grad_w, grad_e = (torch.zeros_like(tensor) for tensor in (a, w, e))
         found = self.forward((a, w), e, torch.full_like(g, torch.nan), grad=True)
         self.backward((a, w), e, g, (grad_a, grad_w), grad_e)
-        for one, other in zip((found, grad_a, grad_w, grad_e), expected, strict=True):
+        log_sum_exp = self.log_sum_exp_(found)
+        probabilities, shifted = found.clone(), found.clone()
+        self.softmax_(probabilities)
+        self.exp_(shifted, log_sum_exp)
+        results = (found, grad_a, grad_w, grad_e, log_sum_exp, probabilities, shifted)
+        for one, other in zip(results, expected, strict=True):
             if not torch.allclose(one, other, rtol=1e-4, atol=1e-4):
                 raise MemplanError(
                     "the fused L1 kernels do not compute the formula on this device; use --scoring chunked, and please "
