@@ -42,8 +42,6 @@ def _numbers_answered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("workload", list(step_workloads(COUNT, SEED)) if HAS_CUDA else [], ids=described)
 def test_a_random_step_differs_by_known_causes_alone(workload: Workload) -> None:
-    if workload.score == "l1" and workload.scoring == "fused":
-        pytest.xfail("no fused L1 kernel compiles")
     found = measured(workload)
     if has_known_cause(found):
         return
