@@ -45,6 +45,8 @@ class Target(NamedTuple):
     """CUDA compute capability, where known."""
     is_calibrated: bool = False
     """Rates and bytes were measured on this very device by ``memplan calibrate``."""
+    total_bytes: int | None = None
+    """A GPU's memory, free or not: of a named one what it has to give."""
 
 
 def resolve(device: str | None, budget: str | None) -> Target:
@@ -81,7 +83,8 @@ def named_target(gpu: Gpu, asked_bytes: int | None = None) -> Target:
     source = (
         f"{gpu.name}: {format_bytes(gpu.memory_bytes)} less {NAMED_GPU_RESERVE:.0%} for driver and error correction"
     )
-    return _gpu_target(gpu.name, _asked_or(asked_bytes, usable, source), gpu_rates(gpu), gpu.capability)
+    budget = _asked_or(asked_bytes, usable, source)
+    return _gpu_target(gpu.name, budget, gpu_rates(gpu), gpu.capability)._replace(total_bytes=usable)
 
 
 def usable_bytes(gpu: Gpu) -> int:
@@ -114,7 +117,8 @@ def _present_target(gpu: PresentGpu, asked_bytes: int | None) -> Target:
         f"{gpu.name}: {format_bytes(gpu.free_bytes)} free of {format_bytes(gpu.total_bytes)}, less {GPU_MARGIN:.0%}"
     )
     budget = _asked_or(asked_bytes, usable, source)
-    return _gpu_target(gpu.name, budget, gpu_rates(known), gpu.capability or known.capability)
+    target = _gpu_target(gpu.name, budget, gpu_rates(known), gpu.capability or known.capability)
+    return target._replace(total_bytes=gpu.total_bytes)
 
 
 def _cpu_target(asked_bytes: int | None) -> Target:

@@ -114,7 +114,9 @@ class Workload(Shape):
     workspace_bytes: Annotated[int, Field(ge=0, le=2**40)] = DEFAULT_WORKSPACE_BYTES
     """What cuBLAS takes inside the caching allocator at the first matrix product on CUDA."""
     alloc_conf: str = ""
-    """PyTorch's CUDA allocator options, as in PYTORCH_CUDA_ALLOC_CONF."""
+    """PyTorch's CUDA allocator options, as in PYTORCH_ALLOC_CONF."""
+    device_total_bytes: Annotated[int, Field(ge=1)] | None = None
+    """The GPU's memory, where it is known and the allocator's options go by it."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
