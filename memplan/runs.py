@@ -110,6 +110,8 @@ def list_runs(root: Path) -> list[RunInfo]:
     found = []
     with suppress(OSError):
         for folder in root.iterdir():
+            if folder.name.startswith("."):
+                continue  # a run that is just being made
             with suppress(MemplanError):
                 found.append(read_run(folder))
     return sorted(found, key=lambda run: run.changed, reverse=True)

@@ -42,19 +42,36 @@ def failing(function: Callable[..., Any], at: int, number: int) -> Callable[...,
 
 
 @pytest.mark.parametrize(
-    ("name", "at"), [("write_text", 0), ("write_text", 1), ("replace", 0), ("replace", 1), ("touch", 0)]
+    ("name", "at"), [("write_text", 0), ("write_text", 1), ("replace", 0), ("replace", 1), ("touch", 0), ("rename", 0)]
 )
 def test_a_run_that_cannot_begin_leaves_its_name_free(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, at: int
 ) -> None:
-    """config.json, plan.json and metrics.jsonl are written before the first step."""
+    """config.json, plan.json and metrics.jsonl are written before the folder has its name."""
     folder = tmp_path / "runs" / "one"
     with monkeypatch.context() as patch:
         patch.setattr(Path, name, failing(getattr(Path, name), at, errno.ENOSPC))
         with pytest.raises(MemplanError, match=r"one: cannot be written: No space left on device; free some space"):
             train_into(folder)
-    assert not folder.exists()
+    assert list(folder.parent.iterdir()) == []
     assert train_into(folder).test is not None
+
+
+def test_a_run_that_was_killed_before_it_began_leaves_its_name_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kill(*_: Any) -> None:
+        raise SystemExit(9)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_folder.shutil, "rmtree", lambda *_, **__: None)  # nothing is tidied up
+        patch.setattr(Path, "rename", kill)
+        with pytest.raises(SystemExit):
+            train_into(tmp_path / "one")
+    assert [path.name for path in tmp_path.iterdir()] == [".one.unfinished"]
+    assert invoke("runs", str(tmp_path)).stdout.startswith("no runs in")
+    assert train_into(tmp_path / "one").test is not None
+    assert [path.name for path in tmp_path.iterdir()] == ["one"]
 
 
 def test_a_lock_that_cannot_be_made_leaves_the_name_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from pydantic import ValidationError
 
 from memplan.errors import MemplanError, reason_of
 from memplan.workload import first_problem
+from tkbc.durable import make_folder, sync
 from tkbc.run_state import CHECKPOINT_NAME, RunState
 
 MODEL_FILE = "model.safetensors"
@@ -62,14 +62,15 @@ class Checkpoints:
         try:
             for left_over in self.folder.glob("*.unfinished"):
                 _remove(left_over)
-            unfinished.mkdir(parents=True)
+            make_folder(self.folder)
+            unfinished.mkdir()
             yield unfinished
             sums = "".join(f"{_sha256(unfinished / file)}  {file}\n" for file in FILES)
             (unfinished / SUMS_FILE).write_text(sums, encoding="ascii")
             for path in [*unfinished.iterdir(), unfinished]:
-                _sync(path)
+                sync(path)
             unfinished.rename(self.folder / name)
-            _sync(self.folder)
+            sync(self.folder)
         except BaseException:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise
@@ -167,11 +168,3 @@ def _small_text(path: Path) -> str:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -11,8 +11,9 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from memplan.errors import MemplanError, UsageError
+from memplan.errors import MemplanError, UsageError, reason_of
 from tkbc.data.dataset import Dataset
+from tkbc.durable import replace_file
 from tkbc.models import Model
 from tkbc.trained import labels_of
 
@@ -105,9 +106,9 @@ def _replacing(path: Path) -> Iterator[IO[bytes]]:
     try:
         with unfinished.open("wb") as file:
             yield file
-        unfinished.replace(path)
+        replace_file(unfinished, path)
     except OSError as error:
-        raise MemplanError(f"{path}: cannot be written: {error.strerror or error}") from None
+        raise MemplanError(f"{path}: cannot be written: {reason_of(error)}") from None
     finally:
         with suppress(OSError):  # the first error is the one to tell
             unfinished.unlink(missing_ok=True)

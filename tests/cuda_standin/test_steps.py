@@ -9,7 +9,7 @@ import torch
 
 from memplan.workload import Workload
 from tests.cuda_standin import device
-from tests.cuda_standin.measure_steps import Measured, described, measured
+from tests.cuda_standin.measure_steps import NAMES_OPERATORS, Measured, described, measured
 from tests.cuda_standin.workloads import step_workloads
 
 HAS_CUDA = device.is_here() or torch.cuda.is_available()
@@ -55,6 +55,8 @@ def test_a_random_step_differs_by_known_causes_alone(workload: Workload) -> None
 def has_known_cause(found: Measured) -> bool:
     """Return whether a cause that is known allows differences; a cause that is not fails the test."""
     causes = [cause for cause in found.causes if cause.n_bytes]
+    if causes and not NAMES_OPERATORS:
+        pytest.skip("this PyTorch does not say which operator allocates")
     unknown = [cause for cause in causes if not any(re.fullmatch(known, cause.what) for known in KNOWN_CAUSES)]
     assert not unknown, f"{found.differences}: {unknown}"
     return bool(causes) or found.workload.scoring in MAY_DIE_LATE

@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 from memplan.errors import MemplanError, reason_of
 from memplan.sources import RemoteFile
 from tkbc.data.raw import problem_of_split, read_folder
+from tkbc.durable import make_folder, sync
 
 LARGEST_FILE_BYTES = 2**28
 TRIES = 5
@@ -55,7 +56,8 @@ def download(
     """
     unfinished = folder.with_name(f".{folder.name}.download")
     try:
-        unfinished.mkdir(parents=True, exist_ok=True)
+        make_folder(folder.parent)
+        unfinished.mkdir(exist_ok=True)
         with (
             FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0),
             httpx.Client(timeout=TIMEOUT, follow_redirects=True, headers={"Accept-Encoding": "identity"}) as client,
@@ -71,7 +73,11 @@ def download(
             except MemplanError:
                 shutil.rmtree(unfinished)
                 raise
+            for file in files:
+                sync(unfinished / file.split)
+            sync(unfinished)
             unfinished.rename(folder)
+            sync(folder.parent)
     except Timeout:
         raise MemplanError(f"{folder}: another process is downloading it; wait for it") from None
     except OSError as error:

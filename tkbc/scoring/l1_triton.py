@@ -109,7 +109,7 @@ class TritonL1(TritonSoftmax):
         packed = tensor.new_empty((tensor.shape[1], columns(len(tensor))), dtype=self.dtype)
         used = packed[:, : len(tensor)]
         if negative:
-            torch.neg(tensor.T, out=used)
+            torch.mul(tensor.T, -1, out=used)
         else:
             used.copy_(tensor.T)
         return packed
