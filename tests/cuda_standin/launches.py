@@ -4,8 +4,8 @@
     run.py --gpu H100 python tests/cuda_standin/launches.py
 
 At ICEWS14's shape. Launches are kernels and copies on the device; their time is a stated cost for each. The bound is
-the cost model's for the device, launches left out. Reserved bytes are the highest of training and of ranking; in the second
-pair the step runs on a stream and in a memory pool of its own, which a captured graph needs for as long as it lives.
+the cost model's for the device, launches left out. Reserved bytes are the highest of training and of ranking; in the
+second pair the step runs on a stream and in a memory pool of its own, which a captured graph has as long as it lives.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def main() -> None:
         answer()
     target = resolve("cuda", None)
     print(
-        f"{target.name}: launches a step, ms for them, ms bound | MiB reserved: training, ranking | in a pool of its own"
+        f"{target.name}: launches a step, ms for them, ms bound | MiB reserved: training, ranking | with its own pool"
     )
     for way in WAYS:
         settings = {"rank": 100, "emb_reg": 1e-3, "time_reg": 1e-2, "n3_parts": way["model"] == "TNTPairRE", **way}

@@ -45,9 +45,8 @@ def _answered(monkeypatch: pytest.MonkeyPatch) -> None:
 def make_workload(**settings: Any) -> Workload:
     traits = TRAITS[settings["model"]]
     base = {"rank": 5, "batch_size": 100, "micro_batch_size": 60, "emb_reg": 0.01, "unit_norm": not traits.is_complex}
-    return build_workload(
-        settings.pop("shape", SHAPE), **base, time_reg=0.01 if traits.is_temporal else 0, device="cuda", **settings
-    )
+    base["time_reg"] = 0.01 if traits.is_temporal else 0
+    return build_workload(settings.pop("shape", SHAPE), device="cuda", **{**base, **settings})
 
 
 def make_trainer(workload: Workload) -> Trainer:
@@ -83,6 +82,24 @@ def test_an_ordinary_step_only_starts_work(model: str, score: str, scoring: Scor
             trainer.step(part, checking=lambda trainer=trainer: check_step(trainer, "here", "go home"))
         assert set(calls()) <= STARTED, optimizer
         assert calls()["cudaLaunchKernel"] > 0
+
+
+@pytest.mark.parametrize("intervals", [False, True])
+def test_a_deterministic_step_only_starts_work_too(monkeypatch: pytest.MonkeyPatch, intervals: bool) -> None:
+    """Its sorts take scratch by shape, and ask the device for nothing."""
+    shape = SHAPE.model_copy(update={"intervals": intervals, "n_facts": 5000})
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)
+    torch.use_deterministic_algorithms(True)
+    try:
+        trainer = make_trainer(
+            make_workload(shape=shape, model="TNTPairRE", deterministic=True, batch_size=3000, micro_batch_size=3000)
+        )
+        for part in trainer.shuffled(0).split(3000)[:3]:
+            device.reset()
+            trainer.step(part)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert set(calls()) <= STARTED
 
 
 def test_every_so_many_steps_one_transfer_tells_whether_the_numbers_are_finite() -> None:
