@@ -131,7 +131,7 @@ def workload_given(given: GraphOptions, target: Target) -> Workload:
     settings.setdefault("scoring", preferred(score, target.device, target.capability))
     if job.graph.n_queries is not None:
         batch = settings.get("micro_batch_size") or settings["batch_size"]
-        settings.setdefault("eval_batch_size", min(batch, job.graph.n_queries))
+        settings["eval_batch_size"] = min(settings.get("eval_batch_size", batch), job.graph.n_queries)
     workload = build_workload(job.graph.shape, **settings)
     require(workload.score, workload.scoring, workload.device, target.capability)
     return workload

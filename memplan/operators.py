@@ -82,7 +82,7 @@ def sort_scratch_bytes(n: int, highest: int) -> int:
 def _sorted_rows(n: int, highest: int) -> list[Temporary]:
     """Deterministic writes by index: the indices are sorted, so that equal ones are added in one order."""
     names = ("linear index", "sorted index", "order", "sorted order")
-    scratch = max(8, sort_scratch_bytes(n, highest))
+    scratch = max(1, sort_scratch_bytes(n, highest))
     return [*(Temporary(name, (n,), "int64") for name in names), Temporary("sort scratch", (scratch,), "uint8")]
 
 

@@ -123,6 +123,24 @@ def test_evaluation_counts() -> None:
     assert found.eval_batch_size < 1024
 
 
+def test_no_more_queries_are_planned_than_the_split_holds() -> None:
+    """Given or searched; what is given below that stays as it is given, and without a split nothing is known."""
+    asked: dict[str, Any] = {"model": "TNTPairRE", "rank": 100, "batch_size": 100, "threads": 2}
+
+    def queries(n_queries: int | None, **given: int) -> tuple[int, int]:
+        found = plan(ICEWS14, cpu(400 * MIB), n_queries=n_queries, **asked, **given)
+        (evaluation,) = [phase.peak_bytes for phase in found.phases if phase.name == "evaluation"]
+        return found.eval_batch_size, evaluation
+
+    few, bytes_of_few = queries(14)
+    assert (few, bytes_of_few) == (14, queries(14, eval_batch_size=14)[1])
+    assert queries(14, eval_batch_size=3000) == (14, bytes_of_few)
+    assert queries(14, eval_batch_size=3)[0] == 3
+    assert queries(5000, eval_batch_size=3000)[0] == 3000
+    assert queries(5000)[0] == queries(None)[0] == 1024
+    assert queries(None, eval_batch_size=3000)[0] == 3000
+
+
 def test_too_small_a_budget_names_the_smallest_and_the_obstacle() -> None:
     with pytest.raises(DoesNotFitError, match=r"smallest budget that would do is \d+MiB.*entity table, 7128 × 100"):
         plan(ICEWS14, cpu(5 * MIB), model="TNTPairRE")

@@ -8,7 +8,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from memplan.errors import MemplanError
+from memplan.errors import MemplanError, is_full, reason_of
 from memplan.runs import how_to_resume
 from tkbc.checkpoints import MODEL_FILE, OPTIMIZER_FILE, STATE_FILE, Checkpoints
 from tkbc.models import Model
@@ -28,10 +28,10 @@ def save_checkpoint(checkpoints: Checkpoints, name: str, trainer: Trainer, state
             write_tensors(folder, trainer)
             (folder / STATE_FILE).write_text(state.model_dump_json(indent=2) + "\n", encoding="utf-8")
     except (OSError, SafetensorError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
+        then = "Make room, then" if is_full(error) else "Then"
         raise MemplanError(
-            f"{checkpoints.folder}: the checkpoint cannot be written: {reason}; the ones before stay. Make room, then "
-            f"{how_to_resume(checkpoints.folder.parent)}"
+            f"{checkpoints.folder}: the checkpoint cannot be written: {reason_of(error)}; the ones before stay. "
+            f"{then} {how_to_resume(checkpoints.folder.parent)}"
         ) from None
 
 

@@ -1,3 +1,4 @@
+# Its bytes are told by memplan/programs/step.py (``_check_numbers``).
 """Numbers gone wrong: an infinite or undefined loss, gradient or table stops a run before it is kept."""
 
 from __future__ import annotations

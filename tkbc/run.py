@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TypeVar
 
 from torch import Tensor
 
-from memplan.errors import DoesNotFitError, MemplanError
+from memplan.errors import DoesNotFitError, MemplanError, NotFiniteError
 from memplan.places import Split
 from memplan.plan import MemoryCheck
+from memplan.recipes import lower_rate
 from memplan.replan import Part
-from memplan.runs import how_to_resume
+from memplan.runs import FAILED, how_to_resume
 from tkbc.board import Board
 from tkbc.checkpoint import load_checkpoint, load_model, save_checkpoint
 from tkbc.data.dataset import Dataset
@@ -103,6 +104,10 @@ class Run:
         except DoesNotFitError as error:
             self._save_unless_over()
             raise DoesNotFitError(f"{error}. Free memory, then {self._resume}") from None
+        except NotFiniteError as error:
+            with suppress(MemplanError):  # the first error is the one to tell
+                self.folder.append({"event": FAILED, "epoch": self.state.epoch, "what": str(error)})
+            raise
         self.folder.append({"test": as_dict(test), "best_epoch": None if best is None else best.epoch})
         return self._end(interrupted=False, test=test)
 
@@ -312,7 +317,9 @@ class Run:
         kept = (
             "the last good checkpoint is kept" if self.folder.checkpoints.names() else "no checkpoint was written yet"
         )
-        return f"{kept}; go on with a lower rate: {self._resume} --learning-rate {self.settings.learning_rate / 10:g}"
+        workload, given = self.state.plan.workload, self.settings.learning_rate
+        rate = lower_rate(given, workload.dataset, workload.model, self.state.plan.recipe)
+        return f"{kept}; go on with a lower rate: {self._resume} --learning-rate {rate:g}"
 
 
 def _first_line(error: BaseException) -> str:

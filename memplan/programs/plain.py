@@ -27,9 +27,9 @@ def backward(ledger: Ledger, workload: Workload, b: int, c: int, kept: Kept) -> 
     if workload.score == "dot":
         _product_gradients(ledger, workload, b, c)
     else:
-        difference = _grad_difference(ledger, workload, b, c, kept)
+        difference, factor = _grad_difference(ledger, workload, b, c, kept)
         _distance_gradients(ledger, workload, b, c, difference)
-        ledger.free(difference)
+        ledger.free(difference, *factor)
     ledger.free(*inputs)
 
 
@@ -89,17 +89,21 @@ def _product_gradients(ledger: Ledger, workload: Workload, b: int, c: int) -> No
         ledger.free(gradient)
 
 
-def _grad_difference(ledger: Ledger, workload: Workload, b: int, c: int, kept: Kept) -> Allocation:
-    """Tell D = ∂L/∂(a − w · e): in the place of differences computed again, beside those that were kept."""
+def _grad_difference(ledger: Ledger, workload: Workload, b: int, c: int, kept: Kept) -> tuple[Allocation, Kept]:
+    """Tell D = ∂L/∂(a − w · e): in the place of differences computed again, beside those that were kept.
+
+    Return it, and the factor that it is still to be multiplied with where that is a tensor.
+    """
     d, dtype = workload.rank, INPUT_TYPES[workload.precision]
     slope_name = "sign(a − w · e)" if workload.score == "l1" else "2 (a − w · e)"
     if not kept:
         difference = _difference(ledger, workload, b, c)
         if workload.score == "l2":
             passes(ledger, "with a Python number", dtype=dtype)
-        ledger.free(_minus_grad(ledger, workload, b, c))
-        return difference
-    minus_grad = _minus_grad(ledger, workload, b, c)
+        minus_grad, factor = _minus_grad(ledger, workload, b, c)
+        ledger.free(minus_grad)
+        return difference, factor
+    minus_grad, factor = _minus_grad(ledger, workload, b, c)
     if workload.score == "l2":
         with inside(ledger, "with a Python number", dtype=dtype):
             slope = ledger.new(slope_name, b, c, d, dtype=dtype)
@@ -107,23 +111,26 @@ def _grad_difference(ledger: Ledger, workload: Workload, b: int, c: int, kept: K
         slope = ledger.new(slope_name, b, c, d, dtype=dtype)
     grad_difference = ledger.new("gradient of a − w · e", b, c, d, dtype=dtype)
     ledger.free(slope, minus_grad, *kept)
-    return grad_difference
+    return grad_difference, factor
 
 
-def _minus_grad(ledger: Ledger, workload: Workload, b: int, c: int) -> Allocation:
-    """Tell ``_Plain._scaled``: minus the scores' gradient, scaled for float16, in the inputs' type; it lives on."""
+def _minus_grad(ledger: Ledger, workload: Workload, b: int, c: int) -> tuple[Allocation, Kept]:
+    """Tell ``_Plain._scaled``: minus the scores' gradient, scaled for float16, in the inputs' type, and its factor."""
+    scale: Kept = ()
     if workload.precision == "fp16":
-        _loss_scale(ledger, b, c)
+        scale = (_loss_scale_on_device if ledger.device == "cuda" else _loss_scale)(ledger, b, c)
+    minus_scale = [ledger.new("minus the scale", *SCALAR) for _ in scale]
     with inside(ledger, "with a Python number", dtype="float32"):
         minus_grad = ledger.new("minus the scores' gradient", b, c, kind="scores")
+    ledger.free(*minus_scale)
     if workload.precision == "fp32":
-        return minus_grad
+        return minus_grad, scale
     half = ledger.new("minus the scores' gradient, in half precision", b, c, dtype=INPUT_TYPES[workload.precision])
     ledger.free(minus_grad)
-    return half
+    return half, scale
 
 
-def _loss_scale(ledger: Ledger, b: int, c: int) -> None:
+def _loss_scale(ledger: Ledger, b: int, c: int) -> Kept:
     """Tell ``loss_scale`` of a, w and the entities."""
     for rows in (b, b, c):
         with ledger.temporary("largest of each input row", rows, dtype="float16"):
@@ -131,6 +138,39 @@ def _loss_scale(ledger: Ledger, b: int, c: int) -> None:
     for n in (c, b):
         with ledger.temporary("sums of the scores' gradient", n):
             ledger.passing("largest sum", *SCALAR)
+    return ()
+
+
+def _loss_scale_on_device(ledger: Ledger, b: int, c: int) -> Kept:
+    """Tell ``loss_scale_on_device`` of a, w and the entities; return the scale."""
+    as_half = _largest(ledger, "input row", "float16", (b, b, c))
+    bound = _largest(ledger, "sum of the scores' gradient", "float32", (c, b))
+    largest = ledger.new("largest input", *SCALAR)
+    ledger.free(as_half)
+    for _ in range(2):
+        ledger.passing("factor of the bound", *SCALAR)
+    scale = ledger.new("scale", *SCALAR)
+    mantissa = (ledger.new("mantissa", *SCALAR), ledger.new("exponent", *SCALAR, dtype="int32"))
+    above, below = (ledger.new("bound in range", *SCALAR, dtype="bool") for _ in range(2))
+    both = ledger.new("bound in range", *SCALAR, dtype="bool")
+    ledger.free(above, below)
+    with ledger.temporary("bound out of range", *SCALAR, dtype="bool"):
+        ledger.free(both)
+    ledger.free(bound, largest, *mantissa)
+    return (scale,)
+
+
+def _largest(ledger: Ledger, of: str, dtype: DType, sizes: tuple[int, ...]) -> Allocation:
+    """Tell the largest of several vectors' largest; return it."""
+    each = []
+    for n in sizes:
+        with ledger.temporary(f"largest of each {of}", n, dtype=dtype):
+            each.append(ledger.new(f"largest {of}", *SCALAR, dtype=dtype))
+    stacked = ledger.new(f"largest {of}, of each tensor", len(each), dtype=dtype)
+    ledger.free(*each)
+    largest = ledger.new(f"largest {of}", *SCALAR, dtype=dtype)
+    ledger.free(stacked)
+    return largest
 
 
 def _distance_gradients(ledger: Ledger, workload: Workload, b: int, c: int, grad_difference: Allocation) -> None:

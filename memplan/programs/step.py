@@ -1,6 +1,6 @@
 """What a run allocates, from setup through steps to evaluation and checkpoint.
 
-The code whose bytes this tells: tkbc/trainer.py.
+The code whose bytes this tells: tkbc/trainer.py, finite.py.
 """
 
 from __future__ import annotations

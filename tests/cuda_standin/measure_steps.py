@@ -35,6 +35,8 @@ from tests.cuda_standin.workloads import step_workloads
 from tkbc.verification import measure, verify
 
 SETTLE_SECONDS = 0.02
+NAMES_OPERATORS = hasattr(torch._C, "_cuda_setMemoryMetadata")
+"""Whether this PyTorch's allocator can note what each allocation is for; 2.14 can, 2.8 cannot."""
 PLENTY_BYTES = 10**12
 """The stand-in's memory while steps are measured: none runs out of it, and nothing is computed in it."""
 
@@ -137,13 +139,15 @@ def allocations_by_operator(workload: Workload) -> list[tuple[str, int]]:
         (trace,) = torch.cuda.memory._snapshot()["device_traces"]
     finally:
         torch.cuda.memory._record_memory_history(enabled=None)
-    return [(e["user_metadata"] or "(no operator)", e["size"]) for e in trace if e["action"] == "alloc"]
+    return [(e.get("user_metadata") or "(no operator)", e["size"]) for e in trace if e["action"] == "alloc"]
 
 
 class _NamesOperators(TorchDispatchMode):
     """Writes the operator under way into the allocator's record, in autograd's thread too."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not NAMES_OPERATORS:
+            return func(*args, **(kwargs or {}))
         torch._C._cuda_setMemoryMetadata(str(func))
         try:
             return func(*args, **(kwargs or {}))

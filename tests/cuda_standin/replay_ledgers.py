@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import collections
 import gc
+import importlib.metadata
 import json
 import math
 import os
@@ -76,8 +77,11 @@ class RealAllocator:
     """PyTorch's own, on the stand-in device."""
 
     def __init__(self, conf: str, fraction: float, *, occupied: bool) -> None:
-        os.environ.pop("PYTORCH_CUDA_ALLOC_CONF", None)
-        os.environ["PYTORCH_ALLOC_CONF"] = conf  # read when PyTorch is imported
+        major, minor = (int(part) for part in importlib.metadata.version("torch").split(".")[:2])
+        for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+            os.environ.pop(name, None)
+        # Read when PyTorch is imported; the shorter name is new in 2.9.
+        os.environ["PYTORCH_ALLOC_CONF" if (major, minor) >= (2, 9) else "PYTORCH_CUDA_ALLOC_CONF"] = conf
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # running out of memory is what is tried here
         import torch
 

@@ -34,6 +34,19 @@ def loss_scale(inputs: tuple[Tensor, ...], grad_scores: Tensor) -> float:
     return 2.0 ** math.floor(math.log2(torch.finfo(torch.float16).max / bound))
 
 
+def loss_scale_on_device(inputs: tuple[Tensor, ...], grad_scores: Tensor) -> Tensor:
+    """Return what ``loss_scale`` does as a float32 scalar, computed where the inputs are: nobody waits for it."""
+    largest = torch.stack([torch.linalg.vector_norm(tensor, torch.inf, dim=1).amax() for tensor in inputs]).amax()
+    sums = torch.stack([torch.linalg.vector_norm(grad_scores, 1, dim=dim).amax() for dim in (0, 1)]).amax()
+    largest = largest.float()
+    bound = sums.mul_(largest.clamp(min=1)).mul_(largest.square().add_(largest).mul_(2).clamp_(min=1))
+    # Beyond 2^100 the gradient is too small for any float32 sum, and 1 / bound might overflow.
+    most = bound.reciprocal().mul_(torch.finfo(torch.float16).max).clamp_(max=2.0**100)
+    mantissa, _ = torch.frexp(most)  # in [0.5, 1): the power of two at or below ``most`` is what it leaves, halved
+    scale = most.div_(mantissa.mul_(2))
+    return scale.masked_fill_(~((bound > 0) & (bound < math.inf)), 1.0)
+
+
 def sum_over(terms: Tensor, dim: int) -> Tensor:
     """Return the sum of (b, c, d) terms over dimension 0 or 1.
 
@@ -69,10 +82,15 @@ class _Plain(TorchSoftmax):
         grad_entities.add_(grad_scores.T @ q.to(grad_scores.dtype))
         grad_q.add_(grad_scores @ entities.to(grad_scores.dtype))
 
-    def _scaled(self, inputs: tuple[Tensor, ...], grad_scores: Tensor) -> tuple[Tensor, float]:
-        """Return −G in the inputs' type, times a power of two where that is float16, and this power."""
-        scale = loss_scale(inputs, grad_scores) if inputs[0].dtype == torch.float16 else 1.0
-        return (grad_scores * -scale).to(inputs[0].dtype), scale
+    def _scaled(self, inputs: tuple[Tensor, ...], grad_scores: Tensor) -> tuple[Tensor, float | Tensor]:
+        """Return −G in the inputs' type, times a power of two where that is float16, and one over this power."""
+        if inputs[0].dtype != torch.float16:
+            return (grad_scores * -1.0).to(inputs[0].dtype), 1.0
+        if grad_scores.is_cuda:
+            scale = loss_scale_on_device(inputs, grad_scores)
+            return (grad_scores * -scale).to(inputs[0].dtype), scale.reciprocal_()
+        power = loss_scale(inputs, grad_scores)
+        return (grad_scores * -power).to(inputs[0].dtype), 1 / power
 
     def _slope(self, difference: Tensor, *, in_place: bool) -> Tensor:
         """Return f'(a − w·e): its sign for ``l1``, twice itself for ``l2``."""
@@ -82,14 +100,28 @@ class _Plain(TorchSoftmax):
 
 
 def _add_distance_gradients(
-    query: tuple[Tensor, ...], entities: Tensor, grad_difference: Tensor, totals: tuple[Tensor, ...], scale: float
+    query: tuple[Tensor, ...],
+    entities: Tensor,
+    grad_difference: Tensor,
+    totals: tuple[Tensor, ...],
+    factor: float | Tensor,
 ) -> None:
-    """Add the gradients that D = ``grad_difference``, (b, c, d), gives to ``totals``, (a, w, e); overwrites D."""
+    """Add the gradients that D = ``grad_difference``, (b, c, d), gives, times ``factor``, to ``totals``, (a, w, e).
+
+    Overwrites D.
+    """
     grad_a, grad_w, grad_entities = totals
-    grad_a.add_(sum_over(grad_difference, 1), alpha=1 / scale)
-    grad_w.add_(sum_over(grad_difference * entities, 1), alpha=-1 / scale)
+    _add(grad_a, sum_over(grad_difference, 1), 1, factor)
+    _add(grad_w, sum_over(grad_difference * entities, 1), -1, factor)
     grad_difference.mul_(query[1][:, None, :])
-    grad_entities.add_(sum_over(grad_difference, 0), alpha=-1 / scale)
+    _add(grad_entities, sum_over(grad_difference, 0), -1, factor)
+
+
+def _add(total: Tensor, part: Tensor, sign: int, factor: float | Tensor) -> None:
+    if isinstance(factor, Tensor):
+        total.addcmul_(part, factor, value=sign)
+    else:
+        total.add_(part, alpha=sign * factor)
 
 
 class Chunked(_Plain):
@@ -118,10 +150,10 @@ class Chunked(_Plain):
             return
         (a, w), entities = self._rounded(query, entities)
         grad_difference = self._slope(a[:, None, :] - w[:, None, :] * entities, in_place=True)
-        minus_grad, scale = self._scaled((a, w, entities), grad_scores)
+        minus_grad, factor = self._scaled((a, w, entities), grad_scores)
         grad_difference.mul_(minus_grad[:, :, None])
         del minus_grad
-        _add_distance_gradients((a, w), entities, grad_difference, totals, scale)
+        _add_distance_gradients((a, w), entities, grad_difference, totals, factor)
 
 
 class Materialized(_Plain):
@@ -164,12 +196,12 @@ class Materialized(_Plain):
             return
         assert self._kept, "backward follows a forward with grad=True"
         (a, w), entities = self._rounded(query, entities)
-        minus_grad, scale = self._scaled((a, w, entities), grad_scores)
+        minus_grad, factor = self._scaled((a, w, entities), grad_scores)
         slope = self._slope(self._kept[0], in_place=False)
         grad_difference = slope * minus_grad[:, :, None]
         del slope, minus_grad
         self._kept.clear()
-        _add_distance_gradients((a, w), entities, grad_difference, totals, scale)
+        _add_distance_gradients((a, w), entities, grad_difference, totals, factor)
 
     def forget(self) -> None:
         """Free what a forward kept whose backward will not come."""
