@@ -19,7 +19,9 @@ SCRIPT = Path(__file__).with_name("replay_ledgers.py")
 COUNT, SEED = 12, 0
 
 
-@pytest.mark.parametrize("conf", ["", "max_split_size_mb:128", "expandable_segments:True"])
+@pytest.mark.parametrize(
+    "conf", ["", "max_split_size_mb:32", "expandable_segments:True,max_split_size_mb:32", "roundup_power2_divisions:4"]
+)
 def test_the_replay_is_the_real_allocator(conf: str) -> None:
     """Without bound and at four capacities near the edge. In a process of its own: PyTorch reads its options once."""
     done = subprocess.run(
