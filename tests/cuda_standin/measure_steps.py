@@ -14,6 +14,7 @@ import argparse
 import collections
 import gc
 import json
+import os
 import sys
 import time
 import traceback
@@ -26,6 +27,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from memplan.ledger import Ledger
+from memplan.operators import DETERMINISTIC_WORKSPACE, WORKSPACE_VARIABLE, workspace_bytes
 from memplan.plan import Bytes, MemoryCheck
 from memplan.programs.step import one_step, run
 from memplan.workload import Workload
@@ -219,16 +221,19 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--large-share", type=float, default=0.25, help="share of workloads of ICEWS14's shape")
     parser.add_argument("--settle", action="store_true")
+    parser.add_argument("--deterministic", action="store_true", help="as memplan train --deterministic runs them")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     if is_here():
         answer()
         set_capacity(PLENTY_BYTES)
+    extra = be_deterministic() if given.deterministic else {}
     rows: list[Measured] = []
     crashed = []
     begin = time.monotonic()
     with settled_gradients() if given.settle else nullcontext():
-        for workload in step_workloads(given.count, given.seed, given.large_share):
+        for drawn in step_workloads(given.count, given.seed, given.large_share):
+            workload = drawn.model_copy(update=extra)
             try:
                 rows.append(measured(workload))
             except Exception:  # noqa: BLE001 - one workload's failure must not cost the others' results
@@ -244,6 +249,14 @@ def main() -> None:
     if given.out:
         given.out.write_text(json.dumps([_as_json(row) for row in rows]))
     sys.exit(bool(crashed))
+
+
+def be_deterministic() -> dict[str, Any]:
+    """Let PyTorch use deterministic algorithms alone; return what a workload has to say of it."""
+    os.environ[WORKSPACE_VARIABLE] = DETERMINISTIC_WORKSPACE  # read with the first product
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    return {"deterministic": True, "workspace_bytes": workspace_bytes(None, DETERMINISTIC_WORKSPACE)}
 
 
 def _as_json(row: Measured) -> dict[str, Any]:
