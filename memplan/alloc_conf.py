@@ -6,6 +6,7 @@ its c10/core/AllocatorConfig.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -82,7 +83,7 @@ class AllocatorSettings(NamedTuple):
         """Return what a process may reserve on a device with that much memory; None: no bound is known."""
         if self.memory_fraction == 1 or total_bytes is None:
             return None
-        return int(self.memory_fraction * total_bytes)
+        return math.floor(self.memory_fraction * total_bytes + 0.5)
 
 
 def _number_of_mib(name: str, value: str) -> int:

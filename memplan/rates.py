@@ -6,6 +6,10 @@ from typing import NamedTuple
 
 from memplan.gpus import Gpu
 
+HALF_AS_MANY_LANES = ((6, 0), (7, 0), (7, 5), (8, 0))
+"""Compute capabilities with 64 float32 results a clock and multiprocessor, others have 128 (CUDA C++ Programming Guide,
+"Arithmetic Instructions")."""
+
 
 class Rates(NamedTuple):
     """A device's rates. A term is one |a_k − w_k e_k| of the L1 score, forward, or all three of its gradients."""
@@ -30,9 +34,12 @@ def cpu_rates(threads: int) -> Rates:
 
 
 def gpu_rates(gpu: Gpu) -> Rates:
-    """Return a GPU's rates from its peak: a term takes 2 of its instructions forward, 5 backward.
+    """Return a GPU's rates from its peak, which is two flops a lane and clock; nothing of it is measured.
 
-    A multiply-add is one instruction and two flops, hence 4 and 10 flops a term; nothing of it is measured.
+    Terms of the L1 score follow from the kernels' inner loops as benchmarks/sass.py counts them. Where a multiprocessor
+    has as many float32 lanes as it issues instructions, every instruction counts; where it has half as many, those that
+    keep the lanes or the issue busiest do.
     """
-    flops, traffic = gpu.flops_per_second, gpu.bytes_per_second
-    return Rates(flops, traffic, traffic, 6e-6, flops / 4, flops / 10)
+    lanes, traffic = gpu.flops_per_second / 2, gpu.bytes_per_second
+    forward, backward = (2.0, 5.8) if gpu.capability in HALF_AS_MANY_LANES else (2.7, 10.9)
+    return Rates(gpu.flops_per_second, traffic, traffic, 6e-6, lanes / forward, lanes / backward)

@@ -40,8 +40,10 @@ def softmax_cross_entropy(
         grad_query = [
             ledger.new("gradient of the query", b, workload.width) for _ in range(scoring.query_tensors(workload))
         ]
-        for c in sizes:
-            if chunk < n:
+        # From the last chunk to the first; a score that brings its softmax still has the last one's scores.
+        for c in reversed(sizes):
+            still_there = scoring.brings_softmax(workload) and c < chunk
+            if chunk < n and not still_there:
                 scoring.forward(ledger, workload, b, c)
             _subtract_one_at_labels(ledger, workload, b, c)
             if buffered:

@@ -2,10 +2,11 @@
 
     run.py --gpu T4 python tests/cuda_standin/replay_ledgers.py --conf max_split_size_mb:128 --count 200
     run.py --gpu T4 python tests/cuda_standin/replay_ledgers.py --conf expandable_segments:True --capacity tight
+    run.py --gpu T4 python tests/cuda_standin/replay_ledgers.py --conf garbage_collection_threshold:0.6 --fraction 0.8
 
 --capacity none: without bound. tight: at four capacities near the edge - what is predicted to be reserved, the smallest
 at which memplan's replay survives, 2 MiB less than that, and one between. Ends with 1 where a run is not equal in
-allocated, reserved and out of memory.
+allocated, reserved and out of memory. allocator_grid.py does it for every setting.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import collections
 import gc
 import importlib.metadata
 import json
+import math
 import os
 import sys
 import time
@@ -27,6 +29,8 @@ STEP_BYTES = 2 * MIB
 """What the driver hands out at least, and so the step between capacities that can differ."""
 UNLIMITED_BYTES = 10**12
 """More than any ledger here needs; half of the addresses that expandable segments find on the stand-in."""
+EMPTY_SEGMENTS = 4
+"""More than one failing request leaves in a pool: one for each time that it is tried."""
 EXPLAINED = 8
 """Differences whose first event is looked for: each costs a replay an event."""
 
@@ -55,7 +59,9 @@ def options() -> argparse.Namespace:
     """Return what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--conf", default="", help="PyTorch's allocator options, as in PYTORCH_ALLOC_CONF")
-    parser.add_argument("--model-conf", help="what memplan's replay is told in their place, where it refuses them")
+    parser.add_argument(
+        "--fraction", type=float, default=1.0, help="share of the capacity that the process may reserve"
+    )
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--capacity", choices=["none", "tight"], nargs="+", default=["none"])
@@ -70,7 +76,7 @@ def options() -> argparse.Namespace:
 class RealAllocator:
     """PyTorch's own, on the stand-in device."""
 
-    def __init__(self, conf: str, *, occupied: bool) -> None:
+    def __init__(self, conf: str, fraction: float, *, occupied: bool) -> None:
         major, minor = (int(part) for part in importlib.metadata.version("torch").split(".")[:2])
         for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
             os.environ.pop(name, None)
@@ -79,7 +85,11 @@ class RealAllocator:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # running out of memory is what is tried here
         import torch
 
+        from tests.cuda_standin.device import set_capacity
+
+        set_capacity(UNLIMITED_BYTES)  # a share of the memory is of what the device has now
         self.torch = torch
+        self.fraction = fraction
         self.occupied = occupied
         torch.empty(1, device="cuda")
 
@@ -110,23 +120,38 @@ class RealAllocator:
     def _start(self, capacity_bytes: int) -> None:
         from tests.cuda_standin.device import set_capacity
 
-        gc.collect()  # an exception's traceback may hold tensors
+        set_capacity(UNLIMITED_BYTES)
         self.torch.cuda.empty_cache()
+        if self.torch.cuda.memory_reserved():
+            gc.collect()  # an exception's traceback may hold tensors
+            self.torch.cuda.empty_cache()
         assert self.torch.cuda.memory_reserved() == 0, "the run before left memory behind"
+        self._give_up_segments()
         if self.occupied:
             set_capacity(UNLIMITED_BYTES, UNLIMITED_BYTES - capacity_bytes)
         else:
             set_capacity(capacity_bytes)
+        if self.fraction < 1:
+            self.torch.cuda.set_per_process_memory_fraction(self.fraction * capacity_bytes / UNLIMITED_BYTES)
         self.torch.cuda.reset_peak_memory_stats()
+
+    def _give_up_segments(self) -> None:
+        """Have expandable segments without memory given up: out of memory leaves some, which only their use ends."""
+        for _ in range(EMPTY_SEGMENTS):
+            for n_bytes in (1, 2 * MIB):
+                self.torch.empty(n_bytes, dtype=self.torch.uint8, device="cuda")
+            self.torch.cuda.empty_cache()
 
 
 class ToldAllocator:
     """memplan's replay."""
 
-    def __init__(self, conf: str) -> None:
+    def __init__(self, conf: str, fraction: float, *, occupied: bool) -> None:
         from memplan.alloc_conf import AllocatorSettings
 
         self.settings = AllocatorSettings.parse(conf)
+        self.fraction = fraction
+        self.occupied = occupied
 
     def replay(self, events: Sequence[Any], capacity_bytes: int) -> Peaks | None:
         """Return the peaks over the events."""
@@ -136,15 +161,21 @@ class ToldAllocator:
     def after(self, events: Sequence[Any], capacity_bytes: int) -> Any:
         """Return the allocator after the events; None: out of memory."""
         from memplan.allocator import OutOfDeviceMemory, replay
+        from tests.cuda_standin.addresses import addresses
 
+        total = UNLIMITED_BYTES if self.occupied else capacity_bytes
+        order = addresses(os.environ.get("STANDIN_ADDRESSES", "first"))
+        settings = self.settings
+        if self.fraction < 1:
+            settings = settings._replace(memory_fraction=self.fraction * capacity_bytes / UNLIMITED_BYTES)
         try:
-            return replay(events, self.settings, capacity_bytes)
+            return replay(events, settings, capacity_bytes, total, order)
         except OutOfDeviceMemory:
             return None
 
     def smallest_capacity(self, events: Sequence[Any], enough_bytes: int) -> int:
         """Return the least capacity that survives, by halving: a multiple of what the driver hands out at least."""
-        low, high = 0, enough_bytes // STEP_BYTES
+        low, high = 0, -(-enough_bytes // STEP_BYTES)
         while low < high:
             middle = (low + high) // 2
             if self.replay(events, middle * STEP_BYTES) is None:
@@ -175,17 +206,19 @@ def capacities(
     if "none" in asked:
         yield "unlimited", UNLIMITED_BYTES
     if "tight" in asked:
-        least = told.smallest_capacity(events, reserved)
-        yield "predicted", reserved
+        enough = math.ceil(reserved / told.fraction)
+        least = told.smallest_capacity(events, enough)
+        yield "predicted", enough
         yield "least", least
         yield "least - 2 MiB", least - STEP_BYTES
-        yield "between", (least + reserved) // 2 // STEP_BYTES * STEP_BYTES
+        yield "between", (least + enough) // 2 // STEP_BYTES * STEP_BYTES
 
 
 def runs(given: argparse.Namespace) -> Iterator[Run]:
     """Replay every ledger at every capacity in both allocators."""
-    real = RealAllocator(given.conf, occupied=given.occupied)
-    told = ToldAllocator(given.conf if given.model_conf is None else given.model_conf)
+    occupied = given.occupied or given.fraction < 1
+    real = RealAllocator(given.conf, given.fraction, occupied=occupied)
+    told = ToldAllocator(given.conf, given.fraction, occupied=occupied)
     from memplan.programs.step import run as tell
     from tests.cuda_standin.workloads import ledger_workloads
 

@@ -12,12 +12,13 @@ time and recomputes in backward, ``fused`` builds no tensor larger than the scor
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from memplan.errors import UsageError
+from memplan.errors import MemplanError, UsageError
 from memplan.scorings import require
 from memplan.workload import DeviceType, Precision, Score, Scoring
 from tkbc.scoring.dot_fused import FusedDot
@@ -78,9 +79,31 @@ def _fused_l1(device: DeviceType, threads: int, precision: Precision) -> Pairwis
             "Linux. Install it, or use --scoring chunked"
         ) from None
     on_cuda = TritonL1(HALF_TYPES.get(precision, torch.float32))
-    on_cuda.compile(device)
+    try:
+        on_cuda.compile(device)
+    except (MemplanError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - Triton, ptxas, the C compiler and the driver each raise their own
+        raise MemplanError(
+            f"the fused L1 kernels do not compile or start: {_first_line(error)} ({_gpu_and_versions()}); use "
+            "--scoring chunked"
+        ) from None
     torch.cuda.empty_cache()  # what the check of the kernels took
     return on_cuda
+
+
+def _first_line(error: Exception) -> str:
+    """Return what an error says in its first line; Triton's own begin with the place in the source and say it apart."""
+    said = str(getattr(error, "error_message", None) or error).strip()
+    return f"{type(error).__name__}: {said.splitlines()[0]}" if said else type(error).__name__
+
+
+def _gpu_and_versions() -> str:
+    major, minor = torch.cuda.get_device_capability()
+    return (
+        f"{torch.cuda.get_device_name()}, compute capability {major}.{minor}, torch {torch.__version__}, triton "
+        f"{version('triton')}"
+    )
 
 
 def make_score(

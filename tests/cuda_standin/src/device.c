@@ -9,9 +9,9 @@
 #define KIB(n) ((n) << 10)
 #define MIB(n) ((uint64_t)(n) << 20)
 
-/* Sources: NVIDIA's CUDA C++ Programming Guide, table "Technical Specifications per Compute Capability" (threads, blocks
-   and shared memory of a multiprocessor); the whitepapers of Turing, GA102, A100 and H100 (multiprocessors, L2, clocks).
-   Bytes of total_bytes vary by some MiB with the driver: what PyTorch has reported for such a card. */
+/* Sources: NVIDIA's CUDA C++ Programming Guide, table "Technical Specifications per Compute Capability" (threads,
+   blocks and shared memory of a multiprocessor); the whitepapers of Turing, GA102, A100 and H100 (multiprocessors, L2,
+   clocks). total_bytes is what PyTorch has reported for such a card; it varies by some MiB with the driver. */
 static const Device CATALOGUE[] = {
     {.key = "T4", .name = "Tesla T4", .major = 7, .minor = 5, .multiprocessors = 40,
      .threads_per_multiprocessor = 1024, .blocks_per_multiprocessor = 16,

@@ -84,7 +84,8 @@ CUresult cuMemAddressFree(CUdeviceptr p, size_t n_bytes) {
     standin_unmap((void *)p, n_bytes);
     return OK;
 }
-CUresult cuMemCreate(CUmemGenericAllocationHandle *h, size_t n_bytes, const CUmemAllocationProp *p, unsigned long long f) {
+CUresult cuMemCreate(CUmemGenericAllocationHandle *h, size_t n_bytes, const CUmemAllocationProp *p,
+                     unsigned long long flags) {
     standin_count(DRIVER_CREATE);
     if (!standin_take(n_bytes)) return CUDA_ERROR_OUT_OF_MEMORY;
     Handle *handle = malloc(sizeof *handle);

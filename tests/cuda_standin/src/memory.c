@@ -1,8 +1,8 @@
 /* Device memory is host memory: pages exist once touched. Addresses lie in one stretch, in the driver's units of 2 MiB.
 
-   PyTorch's allocator takes the lowest address among free blocks of equal size, and nothing says which addresses a real
-   driver gives, so there are three ways: STANDIN_ADDRESSES=first, the lowest free ones (the default); new, always higher
-   ones; down, always lower ones. */
+   PyTorch's allocator takes the lowest address among free blocks of equal size, and nothing says which addresses a
+   real driver gives, so there are three ways: STANDIN_ADDRESSES=first, the lowest free ones (the default); new, always
+   higher ones; down, always lower ones. */
 #define _GNU_SOURCE
 #include "device.h"
 #include <pthread.h>

@@ -1,5 +1,5 @@
-/* libcudart, preloaded: it takes the real one's place by its soname and symbol versions. Launches do nothing, copies and
-   fills happen at once. build.py adds every function that PyTorch imports and this file lacks: "not supported". */
+/* libcudart, preloaded: it takes the real one's place by its soname and symbol versions. Launches do nothing, copies
+   and fills happen at once. build.py adds every function that PyTorch imports and this file lacks: "not supported". */
 #include "device.h"
 #include <cuda.h>
 #include <cuda_runtime_api.h>
@@ -30,7 +30,11 @@ Error cudaRuntimeGetVersion(int *v) { *v = CUDART_VERSION; return OK; }
 Error cudaDriverGetVersion(int *v) { *v = CUDART_VERSION; return OK; }
 Error cudaDeviceGetAttribute(int *v, enum cudaDeviceAttr a, int d) { *v = standin_attribute(a); return OK; }
 Error cudaDeviceGetPCIBusId(char *s, int n, int d) { snprintf(s, n, "0000:00:1E.0"); return OK; }
-Error cudaDeviceGetStreamPriorityRange(int *least, int *most) { if (least) *least = 0; if (most) *most = -5; return OK; }
+Error cudaDeviceGetStreamPriorityRange(int *least, int *most) {
+    if (least) *least = 0;
+    if (most) *most = -5;
+    return OK;
+}
 Error cudaDeviceCanAccessPeer(int *v, int a, int b) { *v = 0; return OK; }
 Error cudaGetDeviceProperties(struct cudaDeviceProp *p, int d) {
     const Device *device = standin_device();
@@ -138,7 +142,10 @@ Error cudaMemset(void *p, int value, size_t n_bytes) {
     standin_fill(p, value, n_bytes);
     return OK;
 }
-Error cudaMemsetAsync(void *p, int value, size_t n_bytes, cudaStream_t s) { standin_fill(p, value, n_bytes); return OK; }
+Error cudaMemsetAsync(void *p, int value, size_t n_bytes, cudaStream_t s) {
+    standin_fill(p, value, n_bytes);
+    return OK;
+}
 Error cudaMemcpyToSymbol(const void *s, const void *from, size_t n, size_t at, enum cudaMemcpyKind k) { return OK; }
 Error cudaGetSymbolAddress(void **p, const void *s) { *p = (void *)s; return OK; }
 

@@ -33,7 +33,8 @@ def to_entities(
     tiles_of_rank = tl.cdiv(rank, DIMENSIONS)
     program = tl.program_id(0)
     dimensions = (program % tiles_of_rank) * DIMENSIONS + tl.arange(0, DIMENSIONS)
-    entities = (program // tiles_of_rank) * ENTITIES + tl.arange(0, ENTITIES)
+    first_entity = (program // tiles_of_rank) * ENTITIES
+    entities = first_entity + tl.arange(0, ENTITIES)
     stride = row_quads.to(tl.int64) * 4
     in_row = dimensions // 4 < row_quads  # alike for four neighbours, so that they are loaded at once
     row = tl.minimum(entities, n_entities - 1).to(tl.int64)
@@ -48,5 +49,6 @@ def to_entities(
         signed = with_sign_of(g[:, None], tl.fma(negative_e, w[None, :], a[None, :]))
         grad_e = tl.fma(signed, w[None, :], grad_e)
     inside = (entities[:, None] < n_entities) & (dimensions[None, :] < rank)
-    at = entities[:, None].to(tl.int64) * rank + dimensions[None, :]
+    grad_e_ptr += first_entity.to(tl.int64) * rank
+    at = tl.arange(0, ENTITIES)[:, None] * rank + dimensions[None, :]
     tl.store(grad_e_ptr + at, tl.load(grad_e_ptr + at, mask=inside) + grad_e, mask=inside)

@@ -41,7 +41,8 @@ def to_queries(
     tiles_of_rank, tiles_of_queries = tl.cdiv(rank, DIMENSIONS), tl.cdiv(n_queries, QUERIES)
     program = tl.program_id(0)
     dimensions = (program % tiles_of_rank) * DIMENSIONS + tl.arange(0, DIMENSIONS)
-    queries = (program // tiles_of_rank % tiles_of_queries) * QUERIES + tl.arange(0, QUERIES)
+    first_query = (program // tiles_of_rank % tiles_of_queries) * QUERIES
+    queries = first_query + tl.arange(0, QUERIES)
     part = program // tiles_of_rank // tiles_of_queries
     stride = row_quads.to(tl.int64) * 4
     in_row = dimensions // 4 < row_quads  # alike for four neighbours, so that they are loaded at once
@@ -58,16 +59,23 @@ def to_queries(
         signed = with_sign_of(g[:, None], tl.fma(negative_w, e[None, :], a))
         negative_grad_a += signed
         grad_w = tl.fma(signed, e[None, :], grad_w)
-    inside = (queries[:, None] < n_queries) & (dimensions[None, :] < rank)
-    at = queries[:, None].to(tl.int64) * rank + dimensions[None, :]
+    # The first part's sums go to the gradients, which hold something already. One way of storing for all parts, one
+    # gradient after the other and 32-bit offsets within a tile: else registers run out here, not in the loop.
+    elements = n_queries.to(tl.int64) * rank
     if part == 0:
-        tl.store(grad_a_ptr + at, tl.load(grad_a_ptr + at, mask=inside) - negative_grad_a, mask=inside)
-        tl.store(grad_w_ptr + at, tl.load(grad_w_ptr + at, mask=inside) + grad_w, mask=inside)
+        into_a_ptr, into_w_ptr, queries_held = grad_a_ptr, grad_w_ptr, n_queries
     else:
-        elements = n_queries.to(tl.int64) * rank
-        others_ptr += (part - 1) * 2 * elements
-        tl.store(others_ptr + at, zeros - negative_grad_a, mask=inside)
-        tl.store(others_ptr + elements + at, grad_w, mask=inside)
+        queries_held = n_queries * 0
+        into_a_ptr = others_ptr + (part - 1) * 2 * elements
+        into_w_ptr = into_a_ptr + elements
+    inside = (queries[:, None] < n_queries) & (dimensions[None, :] < rank)
+    is_held = inside & (queries[:, None] < queries_held)
+    tile_at = first_query.to(tl.int64) * rank
+    at = tl.arange(0, QUERIES)[:, None] * rank + dimensions[None, :]
+    held = tl.load(into_a_ptr + tile_at + at, mask=is_held, other=0.0)
+    tl.store(into_a_ptr + tile_at + at, held - negative_grad_a, mask=inside)
+    held = tl.load(into_w_ptr + tile_at + at, mask=is_held, other=0.0)
+    tl.store(into_w_ptr + tile_at + at, held + grad_w, mask=inside)
 
 
 @triton.jit(
