@@ -2,6 +2,7 @@
 
     python benchmarks/gpu_suite.py --out benchmarks/results/gpu-NAME.json
 
+rates     memplan calibrate: rates, and what context and cuBLAS take; first, in a process that has not used CUDA
 kernels   every fused L1 kernel and block size against a float64 reference on the CPU, at odd shapes, in each precision
 bytes     predicted against measured over random workloads and ICEWS14's shape: requested, allocated, reserved
 traces    the allocator's own record of a step, as (action, bytes), to replay in tests
@@ -13,8 +14,8 @@ Each part is reported by itself: one that fails says so and the others go on. Ne
 from __future__ import annotations
 
 import argparse
-import gc
 import json
+import math
 import statistics
 import sys
 import time
@@ -29,8 +30,9 @@ from memplan.catalog import find_dataset
 from memplan.devices import resolve
 from memplan.gpus import recognize
 from memplan.machine import present_gpus
-from memplan.workload import PRECISIONS, ModelName, Workload, build_workload
+from memplan.workload import PRECISIONS, ModelName, Precision, Workload, build_workload
 from tkbc.calibration import calibrate
+from tkbc.meter import start_clean
 from tkbc.scoring import make_score
 from tkbc.scoring.reference import weighted_l1
 from tkbc.scoring.rounded import HALF_TYPES
@@ -43,39 +45,63 @@ STEP_SECONDS = 2.0
 
 def check_kernels() -> dict[str, Any]:
     """Relative errors of scores and gradients, the latter against the size of their terms."""
-    rows = []
-    for precision in PRECISIONS:
-        for b, n, d in SHAPES:
-            generator = torch.Generator().manual_seed(b * n + d)
-            a, w, e, g = (torch.randn(shape, generator=generator) for shape in ((b, d), (b, d), (n, d), (b, n)))
-            score = make_score("l1", "fused", "cuda", precision=precision)
-            on_device = [tensor.cuda() for tensor in (a, w, e, g)]
-            out = torch.full((b, n), torch.nan, device="cuda")
-            grads = [torch.zeros_like(tensor) for tensor in on_device[:3]]
-            score.forward((on_device[0], on_device[1]), on_device[2], out, grad=True)
-            score.backward((on_device[0], on_device[1]), on_device[2], on_device[3], (grads[0], grads[1]), grads[2])
-            dtype = HALF_TYPES.get(precision, torch.float32)
-            a, w, e = (tensor.to(dtype).double() for tensor in (a, w, e))
-            difference = a[:, None] - w[:, None] * e
-            # Rounded inputs tie now and then; the kernels count a tie as +1.
-            signed = torch.where(difference >= 0, 1.0, -1.0) * g.double()[:, :, None]
-            truths = (weighted_l1((a, w), e), -signed.sum(1), (signed * e).sum(1), (signed * w[:, None]).sum(0))
-            size = g.double().abs()
-            sizes = (truths[0], size.sum(1, keepdim=True).expand(b, d), size @ e.abs(), size.T @ w.abs())
-            errors = [
-                float((found.cpu().double() - truth).norm() / scale.norm())
-                for found, truth, scale in zip((out, *grads), truths, sizes, strict=True)
-            ]
-            rows.append({"precision": precision, "shape": [b, n, d], "errors": errors})
-    worst = max(max(row["errors"]) for row in rows)
+    precisions = [p for p in PRECISIONS if p != "bf16" or torch.cuda.get_device_capability() >= (8, 0)]
+    cases = [(precision, *shape) for precision in precisions for shape in SHAPES]
+    rows = [{"precision": case[0], "shape": case[1:], **_or_error(_kernel_errors, *case)} for case in cases]
+    worst = max(max(row.get("errors", [math.inf])) for row in rows)
     return {"passed": worst < 2e-6, "worst": worst, "rows": rows}
 
 
+def _kernel_errors(precision: Precision, b: int, n: int, d: int) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(b * n + d)
+    a, w, e, g = (torch.randn(shape, generator=generator) for shape in ((b, d), (b, d), (n, d), (b, n)))
+    score = make_score("l1", "fused", "cuda", precision=precision)
+    on_device = [tensor.cuda() for tensor in (a, w, e, g)]
+    out = torch.full((b, n), torch.nan, device="cuda")
+    grads = [torch.zeros_like(tensor) for tensor in on_device[:3]]
+    score.forward((on_device[0], on_device[1]), on_device[2], out, grad=True)
+    score.backward((on_device[0], on_device[1]), on_device[2], on_device[3], (grads[0], grads[1]), grads[2])
+    dtype = HALF_TYPES.get(precision, torch.float32)
+    a, w, e = (tensor.to(dtype).double() for tensor in (a, w, e))
+    difference = a[:, None] - w[:, None] * e
+    # Rounded inputs tie now and then; the kernels count a tie as +1.
+    signed = torch.where(difference >= 0, 1.0, -1.0) * g.double()[:, :, None]
+    truths = (weighted_l1((a, w), e), -signed.sum(1), (signed * e).sum(1), (signed * w[:, None]).sum(0))
+    size = g.double().abs()
+    sizes = (truths[0], size.sum(1, keepdim=True).expand(b, d), size @ e.abs(), size.T @ w.abs())
+    errors = [
+        float((found.cpu().double() - truth).norm() / scale.norm())
+        for found, truth, scale in zip((out, *grads), truths, sizes, strict=True)
+    ]
+    # What is not a number is not smaller than anything: make it larger than everything.
+    return {"errors": [error if math.isfinite(error) else math.inf for error in errors]}
+
+
+def _or_error(work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+    """Return what ``work`` finds, or its error: one case's failure must not cost the others' results."""
+    try:
+        return work(*arguments)
+    except Exception:  # noqa: BLE001 - whatever it is, it is told
+        return {"error": traceback.format_exc()}
+
+
+def measure_rates() -> dict[str, Any]:
+    """What memplan calibrate finds; the workspace is right where plans for this device would take it to be the same."""
+    target = resolve("cuda", None)
+    found = calibrate(target)
+    return {
+        "passed": found.workspace_bytes == target.workspace_bytes,
+        "planned_workspace_bytes": target.workspace_bytes,
+        "planned_context_bytes": target.outside_bytes,
+        **found.model_dump(),
+    }
+
+
 def check_bytes(count: int = 60) -> dict[str, Any]:
-    """Predicted against measured; the workspace is measured first, and each workload starts from an empty cache."""
-    workspace = calibrate(resolve("cuda", None)).workspace_bytes or 0
+    """Predicted against measured, as plans for this device predict; each workload starts from an empty cache."""
+    workspace = resolve("cuda", None).workspace_bytes
     shape = find_dataset("ICEWS14").shape
-    workloads = [w.model_copy(update={"workspace_bytes": workspace}) for w in random_workloads(count, 0, "cuda")]
+    workloads = list(random_workloads(count, 0, "cuda", workspace))
     for model in ("TNTPairRE", "TNTComplEx"):
         for scoring in ("fused", "chunked", "materialized"):
             for batch, micro in ((1000, 1000), (1000, 300), (256, 256)):
@@ -86,25 +112,28 @@ def check_bytes(count: int = 60) -> dict[str, Any]:
                         workspace_bytes=workspace,
                     )
                 )  # fmt: skip
-    rows = []
-    for workload in workloads:
-        _start_clean()
-        check = verify(workload).check
-        rows.append(
-            {
-                "workload": workload.model_dump(),
-                "phases": {p.name: [p.predicted.requested_bytes, p.measured.requested_bytes] for p in check.phases},
-                "predicted": check.peak.predicted.model_dump(),
-                "measured": check.peak.measured.model_dump(),
-            }
-        )
-    exact = sum(row["predicted"]["requested_bytes"] == row["measured"]["requested_bytes"] for row in rows)
-    within = [abs(row["measured"]["reserved_bytes"] / row["predicted"]["reserved_bytes"] - 1) <= 0.02 for row in rows]
+    rows = [{"workload": workload.model_dump(), **_or_error(_measured_bytes, workload)} for workload in workloads]
+    checked = [row for row in rows if "error" not in row]
+    exact = sum(row["predicted"]["requested_bytes"] == row["measured"]["requested_bytes"] for row in checked)
+    within = [
+        abs(row["measured"]["reserved_bytes"] / row["predicted"]["reserved_bytes"] - 1) <= 0.02 for row in checked
+    ]
     return {
         "passed": exact == len(rows) and all(within),
+        "workloads": len(rows),
+        "failed": len(rows) - len(checked),
         "exact": exact,
         "reserved_within_2%": sum(within),
         "rows": rows,
+    }
+
+
+def _measured_bytes(workload: Workload) -> dict[str, Any]:
+    check = verify(workload).check
+    return {
+        "phases": {p.name: [p.predicted.requested_bytes, p.measured.requested_bytes] for p in check.phases},
+        "predicted": check.peak.predicted.model_dump(),
+        "measured": check.peak.measured.model_dump(),
     }
 
 
@@ -112,7 +141,7 @@ def record_traces() -> dict[str, Any]:
     """The caching allocator's record of setup and two steps for each scoring."""
     rows = []
     for scoring in ("fused", "chunked", "materialized"):
-        _start_clean()
+        start_clean("cuda")
         workload = _icews14("TNTPairRE", scoring=scoring, batch_size=256)
         torch.cuda.memory._record_memory_history(max_entries=200_000)
         trainer = _trainer(workload)
@@ -180,12 +209,6 @@ def _trainer(workload: Workload) -> Trainer:
     return Trainer(workload, random_facts(workload, workload.n_facts), learning_rate=0.1)
 
 
-def _start_clean() -> None:
-    gc.collect()
-    torch._C._cuda_clearCublasWorkspaces()
-    torch.cuda.empty_cache()
-
-
 def _median_seconds(work: Callable[[], object]) -> float:
     for _ in range(3):
         work()
@@ -201,6 +224,7 @@ def _median_seconds(work: Callable[[], object]) -> float:
 
 
 PARTS: dict[str, Callable[[], dict[str, Any]]] = {
+    "rates": measure_rates,
     "kernels": check_kernels,
     "bytes": check_bytes,
     "traces": record_traces,
@@ -223,16 +247,12 @@ def main() -> None:
         "device": gpu.name,
         "total_bytes": gpu.total_bytes,
         "versions": {"torch": torch.__version__, "triton": triton.__version__, "cuda": torch.version.cuda},
-        "calibration": calibrate(resolve("cuda", None)).model_dump(),
     }
     for name, part in PARTS.items():
         if options.only not in (None, name):
             continue
         begin = time.perf_counter()
-        try:
-            found[name] = part()
-        except Exception:  # noqa: BLE001 - one part's failure must not cost the others' results
-            found[name] = {"passed": False, "error": traceback.format_exc()}
+        found[name] = {"passed": False, **_or_error(part)}
         found[name]["seconds"] = time.perf_counter() - begin
         print(
             f"{name}: {'passed' if found[name]['passed'] else 'FAILED'} in {found[name]['seconds']:.0f} s", flush=True

@@ -21,7 +21,7 @@ SWITCHES = {
 }
 """The flags that take no value: where the setting is on, and where it is off."""
 SETTINGS = ("learning_rate", "init_scale", "max_epochs", "cooldown", "valid_freq", "patience",
-            "checkpoint_minutes", "seed", "strict_memory", "deterministic", "tensorboard")  # fmt: skip
+            "checkpoint_minutes", "seed", "strict_memory", "tensorboard")  # fmt: skip
 
 
 def how_to_repeat(plan: Plan, config: dict[str, Any]) -> str:

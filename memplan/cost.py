@@ -9,7 +9,7 @@ from memplan.rates import Rates
 from memplan.workload import Workload
 
 PLAIN_FORWARD_TENSORS = 3
-PLAIN_BACKWARD_TENSORS = 6
+PLAIN_BACKWARD_TENSORS = 4
 """(b, c, d) tensors that plain PyTorch writes for a distance; each is read about once."""
 SOFTMAX_BYTES = 24
 """Reads and writes of a score: largest, exponential, sum, probability."""

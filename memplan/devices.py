@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import NamedTuple
 
 from memplan import calibration, machine
 from memplan.errors import MemplanError, UsageError
 from memplan.gpus import Gpu, find_gpu, recognize
 from memplan.machine import PresentGpu
+from memplan.operators import WORKSPACE_VARIABLE, workspace_bytes
 from memplan.rates import Rates, cpu_rates, gpu_rates
 from memplan.units import format_bytes, parse_bytes
 from memplan.workload import DEFAULT_WORKSPACE_BYTES, DeviceType
@@ -15,8 +17,6 @@ from memplan.workload import DEFAULT_WORKSPACE_BYTES, DeviceType
 MIB = 2**20
 CUDA_CONTEXT_BYTES = 450 * MIB
 """A CUDA context with PyTorch's modules loaded: 300 to 600 MiB by GPU and driver; the middle, not a measurement."""
-HOPPER_WORKSPACE_BYTES = 32 * MIB
-"""PyTorch's default cuBLAS workspace from compute capability 9.0 on, by its source; ``memplan calibrate`` measures."""
 NAMED_GPU_RESERVE = 0.08
 """Share of a GPU's nominal memory kept by driver, display and error correction: a T4 of 16 GiB offers 14.7."""
 GPU_MARGIN = 0.02
@@ -45,6 +45,8 @@ class Target(NamedTuple):
     """CUDA compute capability, where known."""
     is_calibrated: bool = False
     """Rates and bytes were measured on this very device by ``memplan calibrate``."""
+    total_bytes: int | None = None
+    """A GPU's memory, free or not: of a named one what it has to give."""
 
 
 def resolve(device: str | None, budget: str | None) -> Target:
@@ -81,7 +83,8 @@ def named_target(gpu: Gpu, asked_bytes: int | None = None) -> Target:
     source = (
         f"{gpu.name}: {format_bytes(gpu.memory_bytes)} less {NAMED_GPU_RESERVE:.0%} for driver and error correction"
     )
-    return _gpu_target(gpu.name, _asked_or(asked_bytes, usable, source), gpu_rates(gpu), gpu.capability)
+    budget = _asked_or(asked_bytes, usable, source)
+    return _gpu_target(gpu.name, budget, gpu_rates(gpu), gpu.capability)._replace(total_bytes=usable)
 
 
 def usable_bytes(gpu: Gpu) -> int:
@@ -103,8 +106,7 @@ def _asked_or(asked_bytes: int | None, found_bytes: int, source: str) -> tuple[i
 
 
 def _gpu_target(name: str, budget: tuple[int, str], rates: Rates, capability: tuple[int, int] | None) -> Target:
-    hopper = capability is not None and capability[0] >= 9
-    workspace = HOPPER_WORKSPACE_BYTES if hopper else DEFAULT_WORKSPACE_BYTES
+    workspace = workspace_bytes(capability, os.environ.get(WORKSPACE_VARIABLE))
     return Target("cuda", name, *budget, rates, CUDA_CONTEXT_BYTES, workspace, capability)
 
 
@@ -115,7 +117,8 @@ def _present_target(gpu: PresentGpu, asked_bytes: int | None) -> Target:
         f"{gpu.name}: {format_bytes(gpu.free_bytes)} free of {format_bytes(gpu.total_bytes)}, less {GPU_MARGIN:.0%}"
     )
     budget = _asked_or(asked_bytes, usable, source)
-    return _gpu_target(gpu.name, budget, gpu_rates(known), gpu.capability or known.capability)
+    target = _gpu_target(gpu.name, budget, gpu_rates(known), gpu.capability or known.capability)
+    return target._replace(total_bytes=gpu.total_bytes)
 
 
 def _cpu_target(asked_bytes: int | None) -> Target:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import re
 from collections.abc import Iterable
 
 
@@ -26,6 +28,21 @@ class DoesNotFitError(MemplanError):
 
 class NotFiniteError(MemplanError):
     """Training led to numbers that are none: the settings are wrong for it."""
+
+
+def reason_of(error: Exception) -> str:
+    """Return what an error of the disk says, whoever raised it; never nothing."""
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return text or type(error).__name__
+
+
+def is_full(error: Exception) -> bool:
+    """Return whether an error of the disk says that it, or the user's share of it, is full."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None:
+        told = re.search(r"\(os error (\d+)\)", str(error))  # as libraries written in Rust tell it
+        number = int(told[1]) if told else None
+    return number in (errno.ENOSPC, errno.EDQUOT)
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:

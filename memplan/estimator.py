@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from memplan.alloc_conf import AllocatorSettings
-from memplan.allocator import replay
+from memplan.allocator import OutOfDeviceMemory, replay
 from memplan.ledger import Ledger
 from memplan.plan import Estimate, Peak, PhasePeak, TensorAtPeak
 from memplan.programs.step import run
@@ -41,10 +41,16 @@ def peak_of(ledger: Ledger, workload: Workload, outside_bytes: int) -> Peak:
         return Peak(
             requested_bytes=requested, allocated_bytes=requested, reserved_bytes=requested, device_bytes=requested
         )
-    allocator = replay(ledger.events, AllocatorSettings.parse(workload.alloc_conf))
+    settings, total_bytes = AllocatorSettings.parse(workload.alloc_conf), workload.device_total_bytes
+    try:
+        allocator = replay(ledger.events, settings, total_bytes=total_bytes)
+        reserved = allocator.peak_reserved_bytes
+    except OutOfDeviceMemory:  # beyond the share of the device that the process may take: what it would need
+        allocator = replay(ledger.events, settings._replace(memory_fraction=1.0), total_bytes=total_bytes)
+        reserved = max(allocator.peak_reserved_bytes, 1 + (settings.allowed_bytes(total_bytes) or 0))
     return Peak(
         requested_bytes=requested,
         allocated_bytes=allocator.peak_allocated_bytes,
-        reserved_bytes=allocator.peak_reserved_bytes,
-        device_bytes=allocator.peak_reserved_bytes + outside_bytes,
+        reserved_bytes=reserved,
+        device_bytes=reserved + outside_bytes,
     )

@@ -8,13 +8,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from memplan.alloc_environment import from_environment, notice, obey
 from memplan.calibration import Calibration
 from memplan.calibration import write as write_calibration
 from memplan.devices import Target, resolve
 from memplan.errors import DoesNotFitError, MemplanError, UsageError
 from memplan.estimator import estimate
-from memplan.library import plan_given
+from memplan.library import allocator_settings, plan_given
 from memplan.machine import free_ram_bytes
+from memplan.operators import DETERMINISTIC_WORKSPACE, WORKSPACE_VARIABLE
 from memplan.options import SearchOptions, of_loaded
 from memplan.plan import Plan
 from memplan.programs.scoring import runs_numba
@@ -72,7 +74,7 @@ def run_command(
 
     given_settings = {name: value for name, value in settings.items() if value is not None}
     train_settings = validated(TrainSettings, {**recipe.training, **given_settings})
-    prepare_torch(plan, train_settings)
+    prepare_torch(plan)
     check_device(plan, target)
     if run_folder is None:
         run_folder = _new_folder(graph.name, plan.workload.model)
@@ -86,6 +88,8 @@ def run_command(
         whole = not overridden & {*recipe.settings, *recipe.training, *others}
         source = f" (recipe {recipe.name}: {recipe.described})" if whole else " (what is not given: from the recipe)"
     console = make_console()
+    if target.device == "cuda" and (not_modelled := notice()) is not None:
+        console.print(not_modelled, soft_wrap=True)
     _announce(console, plan, target, train_settings, source, auto_fit=auto_fit)
     from tkbc.training import train
 
@@ -97,19 +101,23 @@ def run_command(
     )
 
 
-def prepare_torch(plan: Plan, settings: TrainSettings) -> None:
-    """Set what PyTorch's libraries read when they are loaded, unless the user has."""
+def prepare_torch(plan: Plan) -> None:
+    """Set what PyTorch's libraries read when they are loaded, unless the user has.
+
+    Raises:
+        UsageError: the environment has the allocator do otherwise than the plan.
+    """
     # Kineto, PyTorch's profiler, otherwise writes lines of its own to stderr around the memory check.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-    if plan.workload.alloc_conf:
-        os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", plan.workload.alloc_conf)
+    if plan.workload.device == "cuda":
+        obey(plan.workload.alloc_conf)
     if runs_numba(plan.workload):
         # PyTorch's OpenMP threads otherwise spin for milliseconds after each operation, on the cores that the fused
         # kernel's threads need next: a seventh of a step on two cores.
         os.environ.setdefault("GOMP_SPINCOUNT", "100")
-    if settings.deterministic and plan.workload.device == "cuda":
+    if plan.workload.deterministic and plan.workload.device == "cuda":
         # cuBLAS repeats itself only with a workspace of its own, which it reads of here.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        os.environ.setdefault(WORKSPACE_VARIABLE, DETERMINISTIC_WORKSPACE)
         import torch
 
         torch.use_deterministic_algorithms(True)
@@ -236,7 +244,10 @@ def run_verification(count: int, seed: int, device: str, *, show_progress: bool)
 
     from tkbc.verification import random_workloads, verify
 
-    workloads = list(random_workloads(count, seed, target.device))
+    workloads = list(random_workloads(count, seed, target.device, target.workspace_bytes))
+    if target.device == "cuda":
+        obeyed = allocator_settings(target, from_environment())
+        workloads = [workload.model_copy(update=obeyed) for workload in workloads]
     console = make_console()
     shown = track(
         workloads, "verifying", console=console, transient=True, disable=not (show_progress and console.is_terminal)

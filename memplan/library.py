@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 from memplan import planner
-from memplan.alloc_conf import from_environment
+from memplan.alloc_conf import AllocatorSettings
+from memplan.alloc_environment import from_environment
 from memplan.catalog import DEMO
 from memplan.devices import Target, resolve
 from memplan.errors import DoesNotFitError, UsageError
 from memplan.estimator import estimate as estimate_workload
 from memplan.knobs import knobs
 from memplan.machine import usable_threads
+from memplan.operators import DETERMINISTIC_WORKSPACE, WORKSPACE_VARIABLE, workspace_bytes
 from memplan.options import EPOCH_SECONDS, Graph, GraphOptions, Job, PlanOptions, SearchOptions, gather
 from memplan.plan import Estimate, Plan
 from memplan.scorings import preferred, require
@@ -38,6 +41,7 @@ class Settings(TypedDict, total=False):
     time_reg: float | None
     no_time_emb: bool | None
     unit_norm: bool | None
+    deterministic: bool | None
     micro_batch_size: int | None
     chunk_size: int | None
     scoring: str | None
@@ -110,6 +114,7 @@ def estimate_given(
     target = resolve(given.device or (None if workload is None else workload.device), given.budget)
     if workload is None:
         workload = workload_given(given, target)
+    target = within_fraction(target, workload.model_dump(include={"alloc_conf", "device_total_bytes"}))
     found = estimate_workload(workload, outside_bytes=target.outside_bytes, budget_bytes=target.budget_bytes)
     if explain:
         found = found.model_copy(update={"knobs": knobs(workload, target)})
@@ -126,7 +131,7 @@ def workload_given(given: GraphOptions, target: Target) -> Workload:
     settings.setdefault("scoring", preferred(score, target.device, target.capability))
     if job.graph.n_queries is not None:
         batch = settings.get("micro_batch_size") or settings["batch_size"]
-        settings.setdefault("eval_batch_size", min(batch, job.graph.n_queries))
+        settings["eval_batch_size"] = min(settings.get("eval_batch_size", batch), job.graph.n_queries)
     workload = build_workload(job.graph.shape, **settings)
     require(workload.score, workload.scoring, workload.device, target.capability)
     return workload
@@ -136,8 +141,34 @@ def settings_for(job: Job, target: Target) -> dict[str, Any]:
     """Return a job's settings with what the target adds: its threads, its allocator's options, its workspace."""
     settings: dict[str, Any] = {"threads": usable_threads(), "workspace_bytes": target.workspace_bytes}
     if target.device == "cuda":
-        settings["alloc_conf"] = from_environment()
+        alloc_conf = job.settings.get("alloc_conf")
+        settings |= allocator_settings(target, from_environment() if alloc_conf is None else alloc_conf)
+        if job.settings.get("deterministic") and WORKSPACE_VARIABLE not in os.environ:
+            settings["workspace_bytes"] = workspace_bytes(target.capability, DETERMINISTIC_WORKSPACE)
     return {**settings, **job.settings, "device": target.device}
+
+
+def allocator_settings(target: Target, alloc_conf: str) -> dict[str, Any]:
+    """Return the settings of a workload that CUDA's allocator goes by.
+
+    Raises:
+        UsageError: an option or a value that is unknown or not modelled.
+    """
+    try:
+        go_by_total = AllocatorSettings.parse(alloc_conf).go_by_total
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    return {"alloc_conf": alloc_conf, "device_total_bytes": target.total_bytes if go_by_total else None}
+
+
+def within_fraction(target: Target, settings: dict[str, Any]) -> Target:
+    """Return the target with its budget lowered to the share of a GPU that the allocator's options leave a process."""
+    allowed = AllocatorSettings.parse(settings.get("alloc_conf", "")).allowed_bytes(settings.get("device_total_bytes"))
+    if allowed is None or allowed + target.outside_bytes >= target.budget_bytes:
+        return target
+    return target._replace(
+        budget_bytes=allowed + target.outside_bytes, budget_source="per_process_memory_fraction of the GPU's memory"
+    )
 
 
 def plan_given(given: SearchOptions, target: Target, graph: Graph | None = None, *, auto_fit: bool = True) -> Plan:
@@ -154,6 +185,7 @@ def plan_given(given: SearchOptions, target: Target, graph: Graph | None = None,
 
 def _plan_of(job: Job, given: SearchOptions, target: Target, *, auto_fit: bool) -> Plan:
     settings = {**settings_for(job, target), "n_queries": job.graph.n_queries}
+    target = within_fraction(target, settings)
     shape = job.graph.shape
     if given.rank_is_auto:
         if not auto_fit:

@@ -92,6 +92,14 @@ class JobOptions:
             "--unit-norm/--no-unit-norm", help="Entities to unit norm after each step (PairRE).", rich_help_panel=_WHAT
         ),
     ] = None
+    deterministic: Annotated[
+        bool | None,
+        typer.Option(
+            "--deterministic",
+            help="On CUDA: slower, more memory, and the same bit for bit when resumed.",
+            rich_help_panel=_HOW,
+        ),
+    ] = None
     micro_batch_size: Annotated[int | None, typer.Option(help="b, examples at once.", rich_help_panel=_HOW)] = None
     chunk_size: Annotated[int | None, typer.Option(help="C, entities scored at once.", rich_help_panel=_HOW)] = None
     scoring: Annotated[str | None, typer.Option(help="materialized, chunked or fused.", rich_help_panel=_HOW)] = None

@@ -41,9 +41,9 @@ def plan(
     """Return the fastest plan, by the cost model, that fits ``target.budget_bytes``.
 
     ``settings`` are fields of the workload; ``micro_batch_size``, ``chunk_size``, ``scoring``, ``eval_batch_size`` and
-    ``eval_chunk_size`` are searched where left out, the evaluation's batch up to ``n_queries`` where a split is known
-    to hold no more. With ``allow_rank_reduction`` the rank is lowered to the largest that fits, where as it is nothing
-    does. Equal inputs give equal plans.
+    ``eval_chunk_size`` are searched where left out. The evaluation's batch, given or not, is no larger than
+    ``n_queries`` where a split is known to hold no more. With ``allow_rank_reduction`` the rank is lowered to the
+    largest that fits, where as it is nothing does. Equal inputs give equal plans.
 
     Raises:
         UsageError: a setting is out of range.
@@ -120,7 +120,9 @@ class Search:
     def __init__(self, shape: Shape, target: Target, n_queries: int | None, settings: dict[str, Any]) -> None:
         self.target = target
         self.fixed = {name: value for name, value in settings.items() if value is not None}
-        self.fixed |= {"device": target.device, "workspace_bytes": target.workspace_bytes}
+        self.fixed = {"workspace_bytes": target.workspace_bytes, **self.fixed, "device": target.device}
+        if n_queries is not None and self.fixed.get("eval_batch_size", 0) > n_queries:
+            self.fixed["eval_batch_size"] = n_queries
         base = build_workload(shape, **self.fixed)
         if "scoring" in self.fixed:
             require(base.score, base.scoring, base.device, target.capability)

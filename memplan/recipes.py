@@ -61,6 +61,12 @@ def find_recipe(dataset: str | None, model: ModelName, name: str | None = None) 
     raise UsageError(f"--recipe: no {name!r} for {model} on {dataset or 'this graph'}, but {names}{hint}")
 
 
+def lower_rate(given: float, dataset: str | None, model: ModelName, recipe: str | None) -> float:
+    """Return the learning rate to try where a run diverged with ``given``: a tenth, and no more than the recipe's."""
+    known = next((r for r in recipes_for(dataset, model) if recipe in (None, r.name)), None)
+    return given / 10 if known is None else min(given / 10, known.learning_rate)
+
+
 def recipes_for(dataset: str | None, model: ModelName) -> list[Recipe]:
     """Return every recipe that serves ``model`` on ``dataset``, the default first."""
     return [recipe for recipe in RECIPES if recipe.model == model and recipe.dataset in (None, dataset)]

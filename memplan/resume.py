@@ -72,7 +72,7 @@ def resume_command(run: str, given: SearchOptions, settings: dict[str, Any], ref
         target = target._replace(budget_bytes=state.plan.budget_bytes, budget_source="--budget")
     state.plan = _fitted(state.plan, target, notices)
     data = load_dataset(state.dataset, given.data_dir or _data_dir(state))
-    prepare_torch(state.plan, state.settings)
+    prepare_torch(state.plan)
     check_device(state.plan, target)
     notices += _changes_of_version(state)
     for notice in notices:
@@ -154,7 +154,7 @@ def evaluate_command(run: Path, split: str, data_dir: Path | None) -> tuple[str,
 
     _check_told(state.plan, run)
     target = resolve(state.plan.workload.device, None)
-    prepare_torch(state.plan, state.settings)
+    prepare_torch(state.plan)
     check_device(state.plan, target)
     from tkbc.ranking import rank_with
 

@@ -19,9 +19,13 @@ from memplan.units import format_bytes
 RUNS = Path("runs")
 """Where new runs go, and where they are looked for."""
 
+FAILED = "failed"
+"""The event in metrics.jsonl that says a run's numbers went wrong; what comes after it is another attempt."""
 FOLLOW_SECONDS = 2.0
 
-RunStatus = Literal["finished", "interrupted", "running"]
+RunStatus = Literal["finished", "interrupted", "running", "failed"]
+"""``failed``: its numbers went wrong, and would again; everything else that is not over is ``interrupted``."""
+SHOWN_RUNS = 3
 
 
 class RunInfo(NamedTuple):
@@ -59,10 +63,12 @@ def read_run(folder: Path) -> RunInfo:
         MemplanError: it is no run folder.
     """
     plan = Plan.read(folder / "plan.json")
-    epochs, test, best = 0, None, None
+    epochs, test, best, has_failed = 0, None, None, False
     for line in read_lines(folder / "metrics.jsonl"):
         with suppress(KeyError, TypeError, ValueError):
-            if "loss" in line:
+            if "event" in line:
+                has_failed = line["event"] == FAILED
+            elif "loss" in line:
                 epochs = max(epochs, int(line["epoch"]))
                 if line["valid"] is not None:
                     mrr = float(line["valid"]["both"]["mrr"])
@@ -72,13 +78,14 @@ def read_run(folder: Path) -> RunInfo:
     config = read_object(folder / "config.json")
     # A sweep's trial ranks no test split.
     is_finished = test is not None or (config.get("rank_test") is False and epochs >= config.get("max_epochs", 0))
+    ended: RunStatus = "failed" if has_failed else "finished" if is_finished else "interrupted"
     measured = read_object(folder / "memory_check.json")
     peak = measured.get("peak")
     with suppress(OSError):
         changed = (folder / "metrics.jsonl").stat().st_mtime
         return RunInfo(
             folder=folder,
-            state="running" if is_running(folder) else "finished" if is_finished else "interrupted",
+            state="running" if is_running(folder) else ended,
             changed=changed,
             model=plan.workload.model,
             dataset=plan.workload.dataset,
@@ -103,6 +110,8 @@ def list_runs(root: Path) -> list[RunInfo]:
     found = []
     with suppress(OSError):
         for folder in root.iterdir():
+            if folder.name.startswith("."):
+                continue  # a run that is just being made
             with suppress(MemplanError):
                 found.append(read_run(folder))
     return sorted(found, key=lambda run: run.changed, reverse=True)
@@ -114,10 +123,15 @@ def newest_unfinished(root: Path) -> Path:
     Raises:
         MemplanError: there is none.
     """
-    for run in list_runs(root):
+    found = list_runs(root)
+    for run in found:
         if run.state == "interrupted":
             return run.folder
-    raise MemplanError(f"--resume auto: no interrupted run in {root}/; name a run's folder, or train a new one")
+    failed = [run.folder.name for run in found if run.state == "failed"][:SHOWN_RUNS]
+    way_out = "name a run's folder, or train a new one"
+    if failed:
+        way_out = f"{', '.join(failed)} failed: name one with a lower --learning-rate, or train a new one"
+    raise MemplanError(f"--resume auto: no interrupted run in {root}/; {way_out}")
 
 
 def is_running(folder: Path) -> bool:

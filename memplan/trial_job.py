@@ -66,7 +66,7 @@ def train_trial(
         return Trial(trial=0, params={}, state="does not fit", why=str(error))
     recipe = find_recipe(graph.dataset, find_model(plan.workload.model), given.recipe)
     train_settings = validated(TrainSettings, {**recipe.training, **settings, "rank_test": False})
-    prepare_torch(plan, train_settings)
+    prepare_torch(plan)
     check_device(plan, target)
     try:
         result = _train(plan, graph, train_settings, folder, watcher, show)

@@ -109,10 +109,14 @@ class Workload(Shape):
     device: DeviceType = "cpu"
     threads: Annotated[int, Field(ge=1, le=MAX_THREADS)] = 1
     """CPU threads of the fused L1 kernel; each owns scratch tensors."""
+    deterministic: bool = False
+    """On CUDA only PyTorch's deterministic algorithms run, which take temporaries of their own."""
     workspace_bytes: Annotated[int, Field(ge=0, le=2**40)] = DEFAULT_WORKSPACE_BYTES
     """What cuBLAS takes inside the caching allocator at the first matrix product on CUDA."""
     alloc_conf: str = ""
-    """PyTorch's CUDA allocator options, as in PYTORCH_CUDA_ALLOC_CONF."""
+    """PyTorch's CUDA allocator options, as in PYTORCH_ALLOC_CONF."""
+    device_total_bytes: Annotated[int, Field(ge=1)] | None = None
+    """The GPU's memory, where it is known and the allocator's options go by it."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -7,7 +7,8 @@ import random
 
 import pytest
 
-from memplan.alloc_conf import AllocatorSettings, from_environment
+from memplan.alloc_conf import AllocatorSettings
+from memplan.alloc_environment import from_environment
 from memplan.allocator import Block, CachingAllocator, OutOfDeviceMemory, replay
 from memplan.catalog import find_dataset
 from memplan.estimator import peak_of
@@ -263,7 +264,7 @@ def test_what_the_guide_s_allocator_option_really_changes() -> None:
 
 def test_options_of_the_environment_that_are_not_modelled_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
-    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "backend:native,max_split_size_mb:128")
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "backend:cudaMallocAsync,max_split_size_mb:128")
     assert from_environment() == "max_split_size_mb:128"
     shown = invoke("estimate", "--device", "T4")
     assert (shown.exit_code, shown.stderr.split(" of ")[0]) == (0, "backend")

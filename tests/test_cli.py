@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -43,6 +44,14 @@ def fails(status: int, message: str, *arguments: str) -> None:
     assert len(lines) == 1, result.stderr
     assert re.search(message, lines[0]), lines[0]
     assert isinstance(result.exception, SystemExit)
+
+
+@pytest.mark.parametrize("command", ["estimate", "plan"])
+def test_more_queries_than_the_split_holds_are_not_ranked_at_once(command: str) -> None:
+    asked = [command, "--device", "cpu", "--eval-batch-size"]
+    assert read_json(*asked, "9000")["workload"] == read_json(*asked, "5000")["workload"]
+    assert read_json(*asked, "4999")["workload"]["eval_batch_size"] == 4999
+    fails(2, "eval_batch_size: 0", *asked, "0")
 
 
 @pytest.mark.parametrize("command", ["estimate", "plan"])
@@ -193,7 +202,11 @@ def test_listings(tmp_path: Path) -> None:
         (2, r"exclude each other", ["compare", "--scorings", "fused", "--scoring", "chunked"]),
         (2, r"leave out --eval-batch-size", ["compare", "--eval-batch-size", "5", "--device", "cpu"]),
         (1, r"nowhere: no such folder", ["runs", "nowhere"]),
-        (2, r"alloc_conf: 'backend' is not modelled", ["plan", "--device", "T4", "--alloc-conf", "backend:native"]),
+        (
+            2,
+            r"alloc_conf: 'backend' is not modelled",
+            ["plan", "--device", "T4", "--alloc-conf", "backend:other"],
+        ),
         (2, r"TNTComplEx is scored with dot", ["plan", "--model", "TNTComplEx", "--score", "l2"]),
         (2, r"a picture ends in \.png, \.svg, \.pdf", ["estimate", "--plot", "memory.txt", "--device", "cpu"]),
         (1, r"no/where\.png: cannot be written", ["estimate", "--plot", "no/where.png", "--device", "cpu"]),
@@ -251,7 +264,7 @@ def test_compare_by_default_sets_the_guide_s_figures_beside_ours() -> None:
     plain, fused = rows[0], rows[1]
     assert plain["tensor_bytes"] == 2_851_200_000
     assert plain["requested_bytes"] > 3 * plain["tensor_bytes"]
-    assert fused["requested_bytes"] < 60e6
+    assert fused["requested_bytes"] < 70e6, "8.5 MB of it cuBLAS's workspace"
     assert "T4" in fused["gpus"]
     assert "GTX 1080 Ti" not in plain["gpus"]
     assert "GTX 1080 Ti" not in fused["gpus"], "too old for the kernel"
@@ -287,7 +300,7 @@ def test_explain_names_knobs_and_when_each_tensor_was_born() -> None:
     shown = invoke(
         "estimate", "--dataset", "ICEWS14", "--rank", "100", "--scoring", "materialized", "--device", "T4", "--explain"
     ).stdout
-    assert re.search(r"--scoring fused +−10\.\d GiB +same result", shown)
+    assert re.search(r"--scoring fused +−7\.9\d GiB +same result", shown)
 
 
 def test_the_picture_of_a_step_is_drawn(tmp_path: Path) -> None:
@@ -330,7 +343,8 @@ def test_plans_use_what_calibrate_has_measured(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     before = read_json("plan", "--device", "cpu")["seconds_per_epoch"]
     measured = read_json("calibrate", "--device", "cpu")
-    assert measured["flops_per_second"] > measured["l1_terms_per_second"] > 0
+    rates = ("flops_per_second", "bytes_per_second", "fresh_bytes_per_second", "launch_seconds", "l1_terms_per_second")
+    assert all(math.isfinite(measured[rate]) and measured[rate] > 0 for rate in rates)
     after = read_json("plan", "--device", "cpu")["seconds_per_epoch"]
     assert after != before
     assert "rates measured here" in invoke("plan", "--device", "cpu").stdout

@@ -6,6 +6,7 @@ import hashlib
 import re
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,14 @@ from filelock import FileLock
 
 from memplan.catalog import DATASETS
 from memplan.errors import MemplanError
+from memplan.places import SPLITS
 from memplan.sources import RemoteFile, remote_files
 from tests.conftest import random_graph, write_folder
 from tests.test_cli import fails, invoke
 from tests.test_data import SHAPE, same
 from tkbc.data.cache import load_folder
 from tkbc.data.download import download
+from tkbc.data.raw import problem_of_split
 
 Behaviour = Callable[[BaseHTTPRequestHandler, bytes, int], None]
 """Answers a request for a content, ``start`` being the first byte that was asked for."""
@@ -73,6 +76,12 @@ def other_content(request: BaseHTTPRequestHandler, content: bytes, start: int) -
     honest(request, b"<html>please log in</html>\n" * len(content.splitlines()), 0)
 
 
+def not_text(request: BaseHTTPRequestHandler, content: bytes, start: int) -> None:
+    """As many bytes and lines as expected, of something else."""
+    del start
+    honest(request, bytes(255 if byte != ord("\n") else byte for byte in content), 0)
+
+
 def endless(request: BaseHTTPRequestHandler, content: bytes, start: int) -> None:
     request.send_response(200)
     request.end_headers()
@@ -94,6 +103,16 @@ def compressed(request: BaseHTTPRequestHandler, content: bytes, start: int) -> N
     request.send_header("Content-Encoding", "gzip")
     request.end_headers()
     request.wfile.write(content)
+
+
+def dripping(request: BaseHTTPRequestHandler, content: bytes, start: int) -> None:
+    """Send one byte an answer, and that it is all there is of the rest so far."""
+    request.send_response(206 if start else 200)
+    if start:
+        request.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+    request.send_header("Content-Length", str(len(content) - start))
+    request.end_headers()
+    request.wfile.write(content[start : start + 1])
 
 
 def missing(request: BaseHTTPRequestHandler, content: bytes, start: int) -> None:
@@ -176,25 +195,88 @@ def test_a_server_with_manners_or_without_serves_the_files(
 
 @pytest.mark.parametrize("with_sums", [True, False])
 @pytest.mark.parametrize(
-    "behaviour", [truncating, other_content, endless, huge, compressed, missing], ids=lambda b: b.__name__
+    "behaviour", [truncating, other_content, not_text, endless, huge, compressed, missing], ids=lambda b: b.__name__
 )
 def test_a_mirror_that_lies_is_left_for_the_next(
     source: Path, mirrors: list[Mirror], tmp_path: Path, behaviour: Behaviour, with_sums: bool
 ) -> None:
     mirrors[0].behaviour = behaviour
     folder = tmp_path / "data" / "graph"
-    if behaviour is other_content and not with_sums:
-        # As many lines as expected: it is the reading of them that finds out.
-        with pytest.raises(MemplanError, match="lines cannot be read as facts"):
-            fetch(source, mirrors, folder, with_sums=False)
-        assert not folder.exists()
-        return
     fetch(source, mirrors, folder, with_sums=with_sums)
     assert_fetched(source, folder)
     mirrors[1].behaviour = behaviour
     with pytest.raises(MemplanError, match=r"graph: train cannot be downloaded \(http.*; http.*HTTPS_PROXY"):
         fetch(source, mirrors, tmp_path / "other", with_sums=with_sums)
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("kept", ["train", "test"])
+def test_what_is_no_data_is_fetched_anew_and_stands_in_nobody_s_way(
+    source: Path, mirrors: list[Mirror], tmp_path: Path, kept: str
+) -> None:
+    """A portal's page of as many lines as the file has, left by an older version, or with a tab where it fits."""
+    unfinished = tmp_path / "data" / ".graph.download"
+    unfinished.mkdir(parents=True)
+    lines = len((source / kept).read_bytes().splitlines())
+    (unfinished / kept).write_bytes(b"<html>please log in</html>\n" * lines)
+    fetch(source, mirrors, tmp_path / "data" / "graph", with_sums=False)
+    assert_fetched(source, tmp_path / "data" / "graph")
+
+
+def test_a_mirror_whose_files_do_not_fit_together_leaves_nothing(
+    source: Path, mirrors: list[Mirror], tmp_path: Path
+) -> None:
+    """Each split is one of facts, and the three of them are no dataset: intervals beside points in time."""
+    facts = [line.split("\t") for line in (source / "test").read_text().splitlines()]
+    (source / "test").write_text("".join(f"{h}\t{r}\t{t}\t1950-##-##\t1960-##-##\n" for h, r, t, _ in facts))
+    with pytest.raises(MemplanError, match="lines cannot be read as facts"):
+        fetch(source, mirrors, tmp_path / "data" / "graph", with_sums=False)
+    assert [path.name for path in (tmp_path / "data").iterdir() if not path.name.endswith(".lock")] == []
+
+
+class Clock:
+    """Two seconds for each byte that the first mirror has sent; no time for anything else."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    def sleep(self, seconds: float) -> None:
+        del seconds
+
+    def trickling(self, request: BaseHTTPRequestHandler, content: bytes, start: int) -> None:
+        """Send one byte every two seconds, to the end."""
+        request.send_response(206 if start else 200)
+        if start:
+            request.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        request.send_header("Content-Length", str(len(content) - start))
+        request.end_headers()
+        with suppress(OSError):
+            for i in range(start, len(content)):
+                self.seconds += 2
+                request.wfile.write(content[i : i + 1])
+
+    def dripping(self, request: BaseHTTPRequestHandler, content: bytes, start: int) -> None:
+        """Send one byte an answer, two seconds each."""
+        self.seconds += 2
+        dripping(request, content, start)
+
+
+@pytest.mark.parametrize("how", ["trickling", "dripping"])
+def test_a_mirror_that_would_never_end_is_left_for_the_next(
+    source: Path, mirrors: list[Mirror], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr("tkbc.data.download.time", clock)
+    mirrors[0].behaviour = getattr(clock, how)
+    fetch(source, mirrors, tmp_path / "graph")
+    assert_fetched(source, tmp_path / "graph")
+    assert {path for path, _ in mirrors[1].requests} == {"/train", "/valid", "/test"}
+    mirrors[1].behaviour = getattr(clock, how)
+    with pytest.raises(MemplanError, match=r"train cannot be downloaded \(.*under 1,024 bytes a second.*; .*under"):
+        fetch(source, mirrors, tmp_path / "other")
 
 
 def test_what_was_fetched_before_is_not_fetched_again_and_a_stale_part_is_dropped(
@@ -244,3 +326,5 @@ def test_the_catalog_s_files_are_known_by_sum_or_count(real_data: Path) -> None:
         content = (real_data / "ICEWS14" / file.split).read_bytes()
         assert content.count(b"\n") == file.n_lines
         assert file.sha256 in (None, hashlib.sha256(content).hexdigest())
+    splits = [folder / split for folder in real_data.iterdir() for split in SPLITS if (folder / split).is_file()]
+    assert [problem_of_split(split) for split in splits] == [None] * len(splits)

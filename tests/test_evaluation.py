@@ -11,9 +11,10 @@ from memplan.places import SPLITS
 from memplan.workload import SCORINGS, ModelName, Scoring, Shape, build_workload
 from tests.conftest import random_graph
 from tests.test_models import MODEL_NAMES
+from tkbc import evaluation
 from tkbc.data import Dataset
 from tkbc.data.dataset import FilterIndex, with_reciprocals
-from tkbc.evaluation import FILTER_PIECE, Evaluation, Metrics, evaluate
+from tkbc.evaluation import FILTER_PIECE, Evaluation, Metrics, count_rivals, evaluate
 from tkbc.models import MODELS, Batch, Model
 from tkbc.scoring import make_score
 from tkbc.scoring.reference import FORMULAS
@@ -68,6 +69,19 @@ def test_metrics_equal_the_naive_reference_ties_included(
     )
     for one, other in zip(found, expected, strict=True):
         assert one == pytest.approx(other)
+
+
+@pytest.mark.parametrize("piece", [1, 3, 7])
+@pytest.mark.parametrize("chunk", [23, 5, 1])
+def test_pieces_of_the_filter_end_anywhere(monkeypatch: pytest.MonkeyPatch, piece: int, chunk: int) -> None:
+    """Inside a chunk, at its end, and over several chunks that exclude nothing."""
+    graph = random_graph(SHAPE, n_test=25)
+    workload = build_workload(SHAPE, model="TNTComplEx", rank=2, eval_batch_size=7, eval_chunk_size=chunk)
+    model = MODELS["TNTComplEx"](workload, torch.Generator().manual_seed(1))
+    expected = naive_ranks(model, graph)
+    monkeypatch.setattr(evaluation, "FILTER_PIECE", piece)
+    score = make_score("dot", "fused", "cpu")
+    assert np.array_equal(count_rivals(model, score, graph.test, graph.filter_index, workload), expected)
 
 
 def test_more_filtered_entities_than_one_piece_holds() -> None:

@@ -11,7 +11,6 @@ import os
 import pickle
 import random
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,6 @@ from tkbc.checkpoints import FILES, OPTIMIZER_FILE, SUMS_FILE, Checkpoints
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 SHAPE = Shape(n_entities=30, n_relations=2, n_timestamps=4, n_facts=40)
-LONGEST_SECONDS = 20
 NESTED = b'{"a":' * 100_000
 
 
@@ -202,14 +200,13 @@ def test_every_malformed_input_is_refused_and_changes_nothing(
         shutil.copytree(good, here)
         monkeypatch.chdir(here)
         arguments = case(here, random.Random(number))
-        before, begin = snapshot(here), time.monotonic()
+        before = snapshot(here)
         result = invoke(*arguments)
         told = f"case {number}: {arguments}: {result.exit_code}: {result.output[-500:]}"
         assert result.exit_code in (1, 2), told
         assert isinstance(result.exception, SystemExit), told + repr(result.exception)
         assert result.stderr.startswith("memplan: "), told
         assert "Traceback" not in result.output, told
-        assert time.monotonic() - begin < LONGEST_SECONDS, told
         assert snapshot(here) == before, told
         assert not (here / "unpickled").exists()
         shutil.rmtree(here)

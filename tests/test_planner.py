@@ -123,6 +123,24 @@ def test_evaluation_counts() -> None:
     assert found.eval_batch_size < 1024
 
 
+def test_no_more_queries_are_planned_than_the_split_holds() -> None:
+    """Given or searched; what is given below that stays as it is given, and without a split nothing is known."""
+    asked: dict[str, Any] = {"model": "TNTPairRE", "rank": 100, "batch_size": 100, "threads": 2}
+
+    def queries(n_queries: int | None, **given: int) -> tuple[int, int]:
+        found = plan(ICEWS14, cpu(400 * MIB), n_queries=n_queries, **asked, **given)
+        (evaluation,) = [phase.peak_bytes for phase in found.phases if phase.name == "evaluation"]
+        return found.eval_batch_size, evaluation
+
+    few, bytes_of_few = queries(14)
+    assert (few, bytes_of_few) == (14, queries(14, eval_batch_size=14)[1])
+    assert queries(14, eval_batch_size=3000) == (14, bytes_of_few)
+    assert queries(14, eval_batch_size=3)[0] == 3
+    assert queries(5000, eval_batch_size=3000)[0] == 3000
+    assert queries(5000)[0] == queries(None)[0] == 1024
+    assert queries(None, eval_batch_size=3000)[0] == 3000
+
+
 def test_too_small_a_budget_names_the_smallest_and_the_obstacle() -> None:
     with pytest.raises(DoesNotFitError, match=r"smallest budget that would do is \d+MiB.*entity table, 7128 × 100"):
         plan(ICEWS14, cpu(5 * MIB), model="TNTPairRE")
@@ -188,8 +206,8 @@ def test_budgets_and_devices_that_are_none() -> None:
         ({"score": "l3"}, "'dot', 'l1' or 'l2'"),
         ({"model": "TNTComplEx", "score": "l1"}, "TNTComplEx is scored with dot, not l1"),
         ({"model": "PairRE", "time_reg": 0.1}, "PairRE has no timestamps to regularize"),
-        ({"alloc_conf": "backend:native"}, "'backend' is not modelled"),
-        ({"alloc_conf": "max_split_size_mb:20"}, "whole number of MiB above 20"),
+        ({"alloc_conf": "backend:cudaMallocAsync"}, "'backend' is not modelled"),
+        ({"alloc_conf": "max_split_size_mb:19"}, "no less than a large segment's 20 MiB"),
         ({"emb_reg": float("nan")}, "emb_reg"),
         ({"rank": 10**18}, "rank"),
     ],

@@ -13,6 +13,7 @@ from torch import Tensor
 from memplan.errors import UsageError
 from memplan.workload import SCORINGS, Precision, Score, Scoring
 from tkbc.scoring import PairwiseScore, make_score
+from tkbc.scoring.plain import loss_scale, loss_scale_on_device
 
 Results = tuple[Tensor, tuple[Tensor, ...], Tensor]
 """Scores, gradients of the query, gradient of the entities."""
@@ -174,6 +175,20 @@ def test_float16_gradients_neither_overflow_nor_vanish(score: Score, size: float
     for found, exact in zip((*grad_query, grad_entities), (*truth[1], truth[2]), strict=True):
         assert found.isfinite().all()
         assert relative_error(found, exact) < 0.02
+
+
+def test_the_loss_scale_computed_on_the_device_is_the_one_computed_on_the_host() -> None:
+    """To the bit, from gradients far below float16's range to far above, with none at all and with ones not finite."""
+    generator = torch.Generator().manual_seed(0)
+    scales = set()
+    for size in (1e-20, 1e-9, 1e-4, 1.0, 64.0, 1e3, 1e8, 0.0, float("inf"), float("nan")):
+        for weight in (1e-3, 1.0, 2.0, 100.0, float("inf")):
+            inputs = tuple((torch.randn(rows, 5, generator=generator) * weight).half() for rows in (3, 3, 7))
+            grad_scores = torch.randn(3, 7, generator=generator) * size
+            scale = loss_scale(inputs, grad_scores)
+            assert loss_scale_on_device(inputs, grad_scores).item() == scale
+            scales.add(scale)
+    assert len(scales) > 10
 
 
 def test_a_weight_of_zero_is_no_special_case() -> None:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,6 @@ from memplan.errors import MemplanError
 from memplan.plan import MemoryCheck, Plan
 from memplan.planner import plan
 from memplan.rates import cpu_rates
-from memplan.report import make_console
 from memplan.workload import Shape
 from tests.conftest import REAL_DATA, random_graph, write_folder
 from tests.test_cli import fails, invoke
@@ -31,7 +28,6 @@ from tkbc.checkpoint import load_model
 from tkbc.checkpoints import Checkpoints
 from tkbc.data import Dataset, load_dataset
 from tkbc.models import MODELS
-from tkbc.progress import stop_on_signal
 from tkbc.trainer import Trainer
 from tkbc.training import Reporter, TrainSettings, train
 
@@ -139,17 +135,6 @@ def test_a_plan_for_another_graph_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_a_diverged_run_says_so(tmp_path: Path) -> None:
-    graph = random_graph(SHAPE)
-    with pytest.raises(MemplanError, match=r"epoch \d+, step \d+: not finite any more: .*--learning-rate 1e\+29"):
-        train(
-            make_plan(graph, model="TNTComplEx"),
-            graph,
-            TrainSettings(learning_rate=1e30, max_epochs=5),
-            tmp_path / "run",
-        )
-
-
 def test_stopping_keeps_every_finished_step(tmp_path: Path) -> None:
     graph = random_graph(SHAPE)
     steps = 0
@@ -170,40 +155,6 @@ def test_stopping_keeps_every_finished_step(tmp_path: Path) -> None:
     assert result.interrupted
     _, state = Checkpoints(tmp_path / "run" / "checkpoint").newest()
     assert (state.epoch, state.examples_done, state.steps) == (2, 200, 8)
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_command_with_a_checkpoint(tmp_path: Path, number: int) -> None:
-    command = [sys.executable, "-m", "memplan.cli", "train", "--auto-fit-gpu", "--device", "cpu"]
-    process = subprocess.Popen(
-        [*command, "--max-epochs", "500", "--run-dir", str(tmp_path / "run")],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=tmp_path,
-    )
-    metrics = tmp_path / "run" / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not metrics.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(number)
-    output, errors = process.communicate(timeout=120)
-    assert process.returncode == 128 + number, errors
-    assert "stopping after this micro-batch" in output
-    assert f"memplan train --resume {tmp_path / 'run'}" in output
-    assert "Traceback" not in errors
-    assert (newest_checkpoint(tmp_path / "run") / "model.safetensors").is_file()
-
-
-def test_a_second_signal_ends_at_once() -> None:
-    before = signal.getsignal(signal.SIGINT)
-    with stop_on_signal(make_console()) as came:
-        assert came() is None
-        signal.raise_signal(signal.SIGTERM)
-        assert came() == signal.SIGTERM
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_the_demo_command_trains_checks_and_evaluates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

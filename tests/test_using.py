@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,14 +15,16 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from memplan.errors import MemplanError, UsageError
-from memplan.workload import ModelName, Score
+from memplan.workload import ModelName, Precision, Score
 from tests.conftest import random_graph, write_folder
 from tests.test_cli import fails, invoke, read_json
 from tests.test_training import SHAPE, make_plan
 from tkbc.checkpoints import Checkpoints
 from tkbc.data import Dataset, load_dataset
 from tkbc.data.dataset import NO_TIME
+from tkbc.models import Batch
 from tkbc.names import find_name, find_time, moments
+from tkbc.trained import load_trained
 from tkbc.training import TrainSettings, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -61,7 +64,9 @@ def train_one(folder: Path, model: ModelName, score: Score, **settings: Any) -> 
     named = Dataset("random", entities, graph.relations, times, graph.train, graph.valid, graph.test)
     data = write_folder(folder / "data", named)
     graph = load_dataset(str(data))
-    plan = make_plan(graph, model=model, score=score, eval_chunk_size=7, rank=5)
+    plan = make_plan(
+        graph, model=model, score=score, eval_chunk_size=7, rank=5, precision=settings.pop("precision", None)
+    )
     chosen = TrainSettings(**{"learning_rate": 0.1, "max_epochs": 3, "valid_freq": 1, **settings})
     train(plan, graph, chosen, folder / "run")
     return Trained(folder / "run", data, model, score, graph)
@@ -139,6 +144,49 @@ def test_answers_are_those_of_the_naive_formula_and_known_ones_those_of_the_file
         assert near is None if not others else days[near] == min(days.values())
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize(("model", "score"), [("TNTPairRE", "l1"), ("TPairRE", "l2"), ("TNTComplEx", "dot")])
+def test_a_run_in_half_precision_answers_and_ranks_in_it(
+    tmp_path: Path, model: ModelName, score: Score, precision: Precision
+) -> None:
+    """As it was ranked when it was trained, and as a product of its rounded inputs in float64 has it."""
+    trained = train_one(tmp_path, model, score, precision=precision, init_scale=0.7)
+    reported = [json.loads(line) for line in (trained.run / "metrics.jsonl").read_text().splitlines()]
+    assert read_json("evaluate", str(trained.run))["both"] == reported[-1]["test"]["both"]
+    head, relation, _, time = trained.graph.test[0]
+    found = answers_by_name(trained, head, relation, time)
+    names = trained.graph.entities
+    rounded, whole = (expected_scores(trained, head, relation, time, p) for p in (precision, "fp32"))
+    scores = np.array([found[name] for name in names])
+    assert np.abs(scores - rounded).max() < 1e-5 < np.abs(whole - rounded).max()
+
+
+def answers_by_name(trained: Trained, head: int, relation: int, time: int) -> dict[str, float]:
+    """The score of every tail, as ``memplan predict`` tells it."""
+    graph = trained.graph
+    query = ["predict", str(trained.run), "--head", graph.entities[head], "--relation", graph.relations[relation]]
+    found = read_json(*query, "--time", graph.timestamps[time], "--top", "1000")["answers"]
+    return {answer["entity"]: answer["score"] for answer in found}
+
+
+def expected_scores(trained: Trained, head: int, relation: int, time: int, precision: Precision) -> np.ndarray:
+    """The score of every tail in float64, of a query and entities that are rounded to ``precision`` first."""
+    import torch
+
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
+    checkpoints = Checkpoints(trained.run / "checkpoint")
+    _, state = checkpoints.newest()
+    model = load_trained(checkpoints.folder / state.best.checkpoint, state.plan.workload)
+    ids = (torch.tensor([int(i)], dtype=torch.int32) for i in (head, relation, 0, time))
+    with torch.no_grad():
+        query = [part.to(dtype).double() for part in model.encode(Batch(*ids)).query]
+        entities = model.entity.to(dtype).double()
+    if trained.score == "dot":
+        return (query[0] @ entities.T)[0].numpy()
+    distances = (query[0] - query[1] * entities).abs()
+    return -(distances if trained.score == "l1" else distances**2).sum(1).numpy()
+
+
 def test_only_models_with_time_need_one(trained: Trained) -> None:
     graph = trained.graph
     head, relation = graph.train[0, :2]
@@ -191,10 +239,30 @@ def test_an_npz_export_gives_every_table_and_label_back(trained: Trained, tmp_pa
         for name, table in trained.tables.items():
             assert found[name].dtype == np.float32
             assert np.array_equal(found[name], table)
-            assert found[about["tables"][name]].tolist() == labels_by_table(trained)[name]
+            assert json.loads(found[about["tables"][name]].tobytes()) == labels_by_table(trained)[name]
     complex_rows = about["row"] == "5 real parts, then 5 imaginary parts"
     assert complex_rows == ("ComplEx" in trained.model)
     assert [path.name for path in tmp_path.iterdir()] == ["tables.npz"]
+
+
+def test_an_npz_export_is_as_large_as_its_names_and_keeps_every_character(tmp_path: Path) -> None:
+    """A name of 60,000 characters among short ones, and names that end in NUL, which NumPy's own text drops."""
+    graph = random_graph(SHAPE)
+    strange = ("x" * 60_000, "nul\0", "two\0\0", "\0", " ", "日本", '"quoted"', "back\\slash", "\u2028", "\U0001f600")
+    named = replace(graph, entities=(*strange, *graph.entities[len(strange) :]))
+    data = write_folder(tmp_path / "data", named)
+    loaded = load_dataset(str(data))
+    assert set(strange) - {" "} <= set(loaded.entities)
+    plan = make_plan(loaded, rank=5)
+    train(plan, loaded, TrainSettings(learning_rate=0.1, max_epochs=1), tmp_path / "run")
+    file = tmp_path / "tables.npz"
+    result = invoke("export", str(tmp_path / "run"), str(file))
+    assert result.exit_code == 0, result.output
+    assert file.stat().st_size < 60_000 + 20_000
+    with np.load(file, allow_pickle=False) as found:
+        about = json.loads(str(found["about"]))
+        for name, labels in (("entity", loaded.entities), ("time", loaded.timestamps)):
+            assert json.loads(found[about["tables"][name]].tobytes()) == list(labels)
 
 
 def test_a_parquet_export_gives_every_table_and_label_back(trained: Trained, tmp_path: Path) -> None:

@@ -210,5 +210,5 @@ def test_a_read_only_run_folder_is_one_line(tmp_path: Path, monkeypatch: pytest.
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr("tkbc.run_folder.FileLock.acquire", read_only)
-    with pytest.raises(MemplanError, match=r"run: cannot be written \(Read-only file system\)"):
+    with pytest.raises(MemplanError, match=r"run: cannot be written: Read-only file system"):
         run(tmp_path / "run")

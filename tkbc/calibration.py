@@ -11,6 +11,7 @@ import torch
 
 from memplan.calibration import Calibration
 from memplan.devices import Target
+from memplan.errors import MemplanError
 from memplan.machine import present_gpus, usable_threads
 from memplan.scorings import obstacle
 from tkbc.scoring import make_score
@@ -27,12 +28,21 @@ SECONDS_EACH = 0.4
 def calibrate(target: Target) -> Calibration:
     """Measure ``target``, which is this machine's CPU or first GPU, and return its figures.
 
-    Each rate is that of the median call over some tenths of a second. On CUDA the context is what the driver's free
-    memory loses to PyTorch's first kernels besides the caching allocator, and the workspace what that allocator gains
-    with the first matrix product; both need a process that has not used CUDA before.
+    Each rate is that of the median call over some tenths of a second. On CUDA the workspace is what the caching
+    allocator gains with the first matrix product, and the context what the driver's free memory loses besides that
+    allocator until everything here has run: PyTorch loads its kernels as they are first asked for.
+
+    Raises:
+        MemplanError: this process has used CUDA already: context and workspace are there, and cannot be measured.
     """
     device = target.device
-    context_bytes, workspace_bytes = _cuda_bytes() if device == "cuda" else (None, None)
+    if device == "cuda" and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        raise MemplanError(
+            "this process has used CUDA already, so what its context and cuBLAS take cannot be measured any more; "
+            "calibrate in a new process: memplan calibrate --device cuda"
+        )
+    free_before = present_gpus()[0].free_bytes if device == "cuda" else 0
+    workspace_bytes = _workspace_bytes() if device == "cuda" else None
     if device == "cpu":
         torch.set_num_threads(usable_threads())
     query, entities = torch.randn(QUERIES, RANK, device=device), torch.randn(ENTITIES, RANK, device=device)
@@ -60,7 +70,7 @@ def calibrate(target: Target) -> Calibration:
         launch_seconds=launches / SMALL_OPERATIONS,
         l1_terms_per_second=None if forward is None else terms / forward,
         l1_gradient_terms_per_second=None if backward is None else terms / backward,
-        context_bytes=context_bytes,
+        context_bytes=_context_bytes(free_before) if device == "cuda" else None,
         workspace_bytes=workspace_bytes,
     )
 
@@ -97,13 +107,17 @@ def _seconds(work: Callable[[], object], device: str) -> float:
     return median(taken)
 
 
-def _cuda_bytes() -> tuple[int | None, int | None]:
-    """Return what a CUDA context with PyTorch's modules takes, and cuBLAS's workspace."""
-    free_before = present_gpus()[0].free_bytes
+def _workspace_bytes() -> int:
+    """Return what cuBLAS takes inside the allocator at the first product of this process."""
     one = torch.ones((1, 1), device="cuda")
     before = torch.cuda.memory_stats()["requested_bytes.all.current"]
     product = torch.mm(one, one)
+    taken: int = torch.cuda.memory_stats()["requested_bytes.all.current"] - before
+    return max(0, taken - product.untyped_storage().nbytes())
+
+
+def _context_bytes(free_before: int) -> int | None:
+    """Return what the device has less than before, outside the allocator; None where others have freed more."""
     torch.cuda.synchronize()
-    workspace = torch.cuda.memory_stats()["requested_bytes.all.current"] - before - product.untyped_storage().nbytes()
-    context = free_before - present_gpus()[0].free_bytes - torch.cuda.memory_reserved()
-    return (context if context > 0 else None), max(0, workspace)
+    taken = free_before - present_gpus()[0].free_bytes - torch.cuda.memory_reserved()
+    return taken if taken > 0 else None

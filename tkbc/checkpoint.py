@@ -8,12 +8,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from memplan.errors import MemplanError
+from memplan.errors import MemplanError, is_full, reason_of
 from memplan.runs import how_to_resume
 from tkbc.checkpoints import MODEL_FILE, OPTIMIZER_FILE, STATE_FILE, Checkpoints
 from tkbc.models import Model
 from tkbc.run_state import RunState
 from tkbc.trainer import Trainer
+from tkbc.waiting import waiting
 
 
 def save_checkpoint(checkpoints: Checkpoints, name: str, trainer: Trainer, state: RunState) -> None:
@@ -27,17 +28,18 @@ def save_checkpoint(checkpoints: Checkpoints, name: str, trainer: Trainer, state
             write_tensors(folder, trainer)
             (folder / STATE_FILE).write_text(state.model_dump_json(indent=2) + "\n", encoding="utf-8")
     except (OSError, SafetensorError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
+        then = "Make room, then" if is_full(error) else "Then"
         raise MemplanError(
-            f"{checkpoints.folder}: the checkpoint cannot be written: {reason}; the ones before stay. Make room, then "
-            f"{how_to_resume(checkpoints.folder.parent)}"
+            f"{checkpoints.folder}: the checkpoint cannot be written: {reason_of(error)}; the ones before stay. "
+            f"{then} {how_to_resume(checkpoints.folder.parent)}"
         ) from None
 
 
 def write_tensors(folder: Path, trainer: Trainer) -> None:
     """Write the trainer's tables and optimizer state to ``folder`` from where they are."""
-    save_file({key: table.detach() for key, table in trainer.model.named_parameters()}, folder / MODEL_FILE)
-    save_file(_moments(trainer), folder / OPTIMIZER_FILE)
+    with waiting("tables to a checkpoint"):
+        save_file({key: table.detach() for key, table in trainer.model.named_parameters()}, folder / MODEL_FILE)
+        save_file(_moments(trainer), folder / OPTIMIZER_FILE)
 
 
 def load_checkpoint(folder: Path, trainer: Trainer, state: RunState) -> None:
@@ -73,7 +75,7 @@ def _moments(trainer: Trainer) -> dict[str, Tensor]:
 
 def _load(path: Path, tensors: dict[str, Tensor]) -> None:
     try:
-        with safe_open(path, framework="pt") as file:
+        with waiting("tables from a checkpoint"), safe_open(path, framework="pt") as file:
             names = set(file.keys())
             for name, tensor in tensors.items():
                 if name not in names:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,9 +17,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from memplan.errors import MemplanError
+from memplan.errors import MemplanError, reason_of
 from memplan.workload import first_problem
-from tkbc.run_state import RunState
+from tkbc.durable import make_folder, sync
+from tkbc.run_state import CHECKPOINT_NAME, RunState
 
 MODEL_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -29,6 +30,7 @@ FILES = (MODEL_FILE, OPTIMIZER_FILE, STATE_FILE)
 KEPT = 3
 """Checkpoints kept, the newest; the best of each by validation is kept besides."""
 LARGEST_STATE_BYTES = 2**24
+_NAME = re.compile(CHECKPOINT_NAME)
 
 
 class Checkpoints:
@@ -38,11 +40,12 @@ class Checkpoints:
         self.folder = folder
 
     def names(self) -> list[str]:
-        """Return the names of all checkpoints, damaged ones included, oldest first."""
+        """Return the names of all checkpoints, damaged ones included, oldest first; other folders are left alone."""
         try:
-            return sorted(path.name for path in self.folder.iterdir() if path.name.isdigit() and path.is_dir())
+            found = [path.name for path in self.folder.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
         except FileNotFoundError:
             return []
+        return sorted(found, key=int)
 
     def next_name(self) -> str:
         """Return the name that the next checkpoint will have."""
@@ -58,15 +61,16 @@ class Checkpoints:
         unfinished = self.folder / f"{name}.unfinished"
         try:
             for left_over in self.folder.glob("*.unfinished"):
-                shutil.rmtree(left_over)
-            unfinished.mkdir(parents=True)
+                _remove(left_over)
+            make_folder(self.folder)
+            unfinished.mkdir()
             yield unfinished
             sums = "".join(f"{_sha256(unfinished / file)}  {file}\n" for file in FILES)
             (unfinished / SUMS_FILE).write_text(sums, encoding="ascii")
             for path in [*unfinished.iterdir(), unfinished]:
-                _sync(path)
+                sync(path)
             unfinished.rename(self.folder / name)
-            _sync(self.folder)
+            sync(self.folder)
         except BaseException:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise
@@ -93,7 +97,7 @@ class Checkpoints:
         except ValidationError as error:
             raise MemplanError(f"{folder / STATE_FILE}: no state of a run: {first_problem(error)}") from None
         except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+            reason = reason_of(error) if isinstance(error, OSError) else "not UTF-8"
             raise MemplanError(f"{folder}: cannot be read: {reason}") from None
 
     def newest(self, on_damage: Callable[[str], None] = lambda _message: None) -> tuple[str, RunState] | None:
@@ -149,6 +153,13 @@ class Checkpoints:
                 shutil.rmtree(self.folder / name, ignore_errors=True)
 
 
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
 def _small_text(path: Path) -> str:
     with path.open("rb") as file:
         return file.read(LARGEST_STATE_BYTES).decode("utf-8")
@@ -157,11 +168,3 @@ def _small_text(path: Path) -> str:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

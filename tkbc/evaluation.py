@@ -25,11 +25,16 @@ from tkbc.data.dataset import FilterIndex, Ids, with_reciprocals
 from tkbc.data.intervals import IntervalIndex
 from tkbc.models import Batch, Model
 from tkbc.scoring import PairwiseScore
+from tkbc.transfer import host_room, on_host, send
+from tkbc.waiting import synchronize, waiting
 
 Filter = FilterIndex | IntervalIndex
 
 FILTER_PIECE = 8192
 """Filtered (query, entity) pairs handed to the device at a time: fixed, so that memory does not follow the data."""
+
+Pairs = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+"""Rows and tails, (m,) each."""
 
 
 class Metrics(NamedTuple):
@@ -100,24 +105,29 @@ def count_rivals(
     Arguments and errors are those of ``evaluate``.
     """
     queries = with_reciprocals(facts, workload.n_relations)
-    higher, ties = np.empty(len(queries)), np.empty(len(queries))
+    counts = host_room(2 * len(queries), workload.device)
     _release_cache(workload)
     for start in range(0, len(queries), workload.eval_batch_size):
         part = queries[start : start + workload.eval_batch_size]
-        done = slice(start, start + len(part))
+        into = counts[2 * start : 2 * (start + len(part))].view(2, len(part))
         with around_first_batch if around_first_batch is not None and start == 0 else nullcontext():
-            higher[done], ties[done] = _count_rivals(model, score, part, filter_index, workload)
+            _count_rivals(model, score, part, filter_index, workload, into)
         on_progress(start + len(part), len(queries))
+    synchronize("ranks of a split")
     _release_cache(workload)
-    if not np.isfinite(higher + ties).all():
+    found = counts.numpy()
+    if not np.isfinite(found).all():
         raise NotFiniteError("the model's scores are not finite numbers; lower the learning rate or check the data")
+    batches = np.split(found, range(2 * workload.eval_batch_size, len(found), 2 * workload.eval_batch_size))
+    higher, ties = (np.concatenate([batch.reshape(2, -1)[at] for batch in batches]) for at in (0, 1))
     return higher, ties
 
 
 def _release_cache(workload: Workload) -> None:
     """Return unused segments on CUDA, so that neither training nor evaluation finds what the other left reserved."""
     if workload.device == "cuda":
-        torch.cuda.empty_cache()
+        with waiting("unused segments to the driver"):
+            torch.cuda.empty_cache()
 
 
 def as_dict(evaluation: Evaluation) -> dict[str, dict[str, float]]:
@@ -132,24 +142,24 @@ def _mean_of_halves(ranks: npt.NDArray[np.float64]) -> Metrics:
 
 
 def _count_rivals(
-    model: Model, score: PairwiseScore, queries: Ids, filter_index: Filter, workload: Workload
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return how many candidates score higher than each query's tail and how many tie, (b,); NaN where a score is."""
+    model: Model, score: PairwiseScore, queries: Ids, filter_index: Filter, workload: Workload, into: Tensor
+) -> None:
+    """Write to ``into``, (2, b) on the host, how many score higher than each query's tail and how many tie.
+
+    NaN where a score is. On CUDA the numbers are there once the device is done.
+    """
     n_queries, n_entities, chunk_size = len(queries), workload.n_entities, workload.eval_chunk_size
     device = workload.device
     ids = torch.empty((4, n_queries), dtype=torch.int32, device=device)
-    ids.copy_(torch.from_numpy(np.ascontiguousarray(queries.T)))
-    row, tail = filter_index.lookup(queries)
-    others = tail != queries[row, 2]
-    row, tail = row[others], tail[others]
+    send(np.ascontiguousarray(queries.T), ids)
 
     query = model.encode(Batch(*ids)).query
     labels = ids[2].long()
-    positions = torch.empty(FILTER_PIECE, dtype=torch.int64, device=device)
+    filtered = _Filtered(_other_tails(queries, filter_index), chunk_size, n_entities, device)
     buffer = torch.empty((n_queries, chunk_size), device=device) if score.needs_buffer else None
     target = torch.zeros(n_queries, device=device)
-    signs = torch.zeros(n_queries, dtype=torch.float64, device=device)
-    untied = torch.zeros_like(signs)
+    counts = torch.zeros((2, n_queries), dtype=torch.float64, device=device)
+    signs, untied = counts
 
     def scores_of(start: int) -> Tensor:
         chunk = model.entity.detach()[start : start + chunk_size]
@@ -160,33 +170,60 @@ def _count_rivals(
     for start in starts:
         scores = scores_of(start)
         collect_label_scores(scores, labels, start, target)
-    for start in starts:
+    for at, start in enumerate(starts):
         if len(starts) > 1 or scores is None:
             # Free the last chunk's scores first: without a buffer two would live at once.
             scores = None
             scores = scores_of(start)
-        n_candidates = scores.shape[1]
         # 0 where all is well, NaN where a score is NaN or overflowed: sign() below would pass NaN off as a tie.
         largest = scores.amax(1)
         untied.add_(largest.sub_(largest))
         del largest
-        inside = (tail >= start) & (tail < start + n_candidates)
-        _exclude(scores, row[inside] * n_candidates + tail[inside] - start, positions)
+        filtered.exclude(scores, at)
         # In place: 1 where a rival scores higher, 0 where it ties, -1 where lower. Two sums then count all three
         # without a table of booleans. Sums of ones are exact in float32 below 2^24 candidates a chunk.
         scores.sub_(target[:, None]).sign_()
         signs.add_(scores.sum(1))
         untied.add_(scores.abs_().sum(1))
-    higher = signs.add_(untied).div_(2)
+    signs.add_(untied).div_(2)  # higher
     # The target ties with itself: it is one of the ties counted here, and not one of its own rivals.
-    ties = untied.neg_().add_(n_entities - 1)
-    return higher.cpu().numpy(), ties.cpu().numpy()
+    untied.neg_().add_(n_entities - 1)  # ties
+    into.copy_(counts, non_blocking=True)
 
 
-def _exclude(scores: Tensor, flat: npt.NDArray[np.int64], positions: Tensor) -> None:
-    """Set the scores at ``flat`` to −inf, a piece at a time through the fixed buffer ``positions``."""
-    for start in range(0, len(flat), FILTER_PIECE):
-        piece = torch.from_numpy(flat[start : start + FILTER_PIECE])
-        at = positions[: len(piece)]
-        at.copy_(piece)
-        scores.view(-1).index_fill_(0, at, -torch.inf)
+def _other_tails(queries: Ids, filter_index: Filter) -> Pairs:
+    """Return the known true tails of ``queries``, (b, 4), but their own, as (row, tail) pairs."""
+    row, tail = filter_index.lookup(queries)
+    others = tail != queries[row, 2]
+    return row[others], tail[others]
+
+
+class _Filtered:
+    """A batch's known true tails, excluded chunk after chunk through one buffer of ``FILTER_PIECE`` positions.
+
+    All positions lie on the host in the order in which the chunks ask for them. The buffer holds a piece of them at a
+    time, so a batch takes as few copies as its pairs fill pieces, mostly one, however many chunks there are.
+    """
+
+    def __init__(self, pairs: Pairs, chunk_size: int, n_entities: int, device: str) -> None:
+        row, tail = pairs
+        chunk = tail // chunk_size
+        order = np.argsort(chunk, kind="stable")
+        row, tail, chunk = row[order], tail[order], chunk[order]
+        start = chunk * chunk_size
+        width = np.minimum(chunk_size, n_entities - start)
+        self._ends = np.searchsorted(chunk, np.arange(-(-n_entities // chunk_size)), side="right")
+        self._positions = on_host(row * width + tail - start, device)
+        self._piece = torch.empty(FILTER_PIECE, dtype=torch.int64, device=device)
+        self._done = 0
+
+    def exclude(self, scores: Tensor, chunk: int) -> None:
+        """Set the scores of chunk number ``chunk``, (b, c), to −inf at its pairs; call it for chunk after chunk."""
+        while self._done < self._ends[chunk]:
+            at = self._done % FILTER_PIECE
+            if at == 0:
+                piece = self._positions[self._done : self._done + FILTER_PIECE]
+                self._piece[: len(piece)].copy_(piece, non_blocking=True)
+            last = min(at + int(self._ends[chunk]) - self._done, FILTER_PIECE)
+            scores.view(-1).index_fill_(0, self._piece[at:last], -torch.inf)
+            self._done += last - at

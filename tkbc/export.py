@@ -11,8 +11,9 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from memplan.errors import MemplanError, UsageError
+from memplan.errors import MemplanError, UsageError, reason_of
 from tkbc.data.dataset import Dataset
+from tkbc.durable import replace_file
 from tkbc.models import Model
 from tkbc.trained import labels_of
 
@@ -40,9 +41,10 @@ def check_file(path: Path, *, force: bool) -> None:
 def export(model: Model, data: Dataset, about: dict[str, Any], path: Path) -> None:
     """Write every embedding table with its labels to ``path``, whole or not at all; its ending says in which format.
 
-    npz: an array (rows, width) float32 a table, ``entity_labels``, ``relation_labels`` and ``time_labels`` as unicode
-    arrays, and ``about``, JSON text. Parquet: a row for each embedding with the columns ``table``, ``id``, ``label``
-    and ``embedding``, the same JSON in the schema's metadata under ``about``. ``about`` is what to say of the model.
+    npz: an array (rows, width) float32 a table; ``entity_labels``, ``relation_labels`` and ``time_labels``, each the
+    UTF-8 bytes of a JSON list, since an array of text is as wide as its longest; and ``about``, JSON text. Parquet: a
+    row for each embedding with the columns ``table``, ``id``, ``label`` and ``embedding``, the same JSON in the
+    schema's metadata under ``about``. ``about`` is what to say of the model.
 
     Raises:
         MemplanError: it cannot be written, or pyarrow is missing.
@@ -66,8 +68,12 @@ def _layout(model: Model) -> dict[str, Any]:
 
 
 def _write_npz(file: IO[bytes], tables: dict[str, npt.NDArray[np.float32]], data: Dataset, about: str) -> None:
-    labels = {LABELS.get(name, RELATION_LABELS): np.array(labels_of(name, data)) for name in tables}
+    labels = {LABELS.get(name, RELATION_LABELS): _as_bytes(labels_of(name, data)) for name in tables}
     np.savez(file, **tables, **labels, about=np.array(about))  # type: ignore[arg-type]
+
+
+def _as_bytes(labels: tuple[str, ...]) -> npt.NDArray[np.uint8]:
+    return np.frombuffer(json.dumps(labels, ensure_ascii=False).encode(), dtype=np.uint8)
 
 
 def _write_parquet(file: IO[bytes], tables: dict[str, npt.NDArray[np.float32]], data: Dataset, about: str) -> None:
@@ -100,9 +106,9 @@ def _replacing(path: Path) -> Iterator[IO[bytes]]:
     try:
         with unfinished.open("wb") as file:
             yield file
-        unfinished.replace(path)
+        replace_file(unfinished, path)
     except OSError as error:
-        raise MemplanError(f"{path}: cannot be written: {error.strerror or error}") from None
+        raise MemplanError(f"{path}: cannot be written: {reason_of(error)}") from None
     finally:
         with suppress(OSError):  # the first error is the one to tell
             unfinished.unlink(missing_ok=True)

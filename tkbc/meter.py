@@ -7,6 +7,7 @@ bytes, temporaries inside operators included. CUDA: ``torch.cuda.memory_stats``;
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -27,6 +28,8 @@ class Meter:
         """The highest reading of each phase, over every time that it ran while recorded."""
         self.curve: list[tuple[str, int]] = []
         """Phase and live bytes after every allocation and free, recording after recording; CPU only."""
+        self.earlier_reserved_bytes = 0
+        """The highest reserved bytes before the device's statistics were last reset; CUDA only."""
         self._active = False
 
     @contextmanager
@@ -94,6 +97,10 @@ class CpuMeter(Meter):
 class CudaMeter(Meter):
     """Requested, allocated and reserved bytes of PyTorch's CUDA caching allocator."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        torch.cuda.reset_peak_memory_stats()  # what came before, in the same process, is not this meter's
+
     @contextmanager
     def _record(self, base_bytes: int) -> Iterator[None]:
         del base_bytes  # the allocator counts what lives already
@@ -101,6 +108,7 @@ class CudaMeter(Meter):
 
     @contextmanager
     def _mark(self, name: str) -> Iterator[None]:
+        self.earlier_reserved_bytes = max(self.earlier_reserved_bytes, torch.cuda.max_memory_reserved())
         torch.cuda.reset_peak_memory_stats()
         yield
         statistics = torch.cuda.memory_stats()
@@ -117,6 +125,17 @@ class CudaMeter(Meter):
 def make_meter(device: str) -> Meter:
     """Return the meter for ``device``, ``"cpu"`` or ``"cuda"``."""
     return CudaMeter() if device == "cuda" else CpuMeter()
+
+
+def start_clean(device: str) -> None:
+    """Give back what earlier work of this process left in the CUDA allocator: unused segments, cuBLAS's workspaces.
+
+    A plan counts a workspace where its own work takes one, and none that was there already.
+    """
+    if device == "cuda":
+        gc.collect()
+        torch._C._cuda_clearCublasWorkspaces()
+        torch.cuda.empty_cache()
 
 
 def tensor_bytes(tensors: Iterable[Tensor]) -> int:

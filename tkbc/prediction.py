@@ -79,7 +79,7 @@ def score_all(model: Model, question: Question) -> Tensor:
     relation = question.relation + (0 if question.asks_tail else workload.n_relations)
     ids = (question.entity, relation, 0, question.time or 0)  # without a time the model has no use for one
     query = model.encode(Batch(*(torch.tensor([i], dtype=torch.int32) for i in ids))).query
-    score = make_score(workload.score, preferred(workload.score, "cpu"), "cpu", workload.threads)
+    score = make_score(workload.score, preferred(workload.score, "cpu"), "cpu", workload.threads, workload.precision)
     chunk_size = workload.eval_chunk_size
     buffer = torch.empty((1, chunk_size)) if score.needs_buffer else None
     found = torch.empty(workload.n_entities)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import IO, Any, TypeVar, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -18,6 +21,10 @@ from memplan.runs import how_to_resume, memory_line
 from memplan.tables import check_report
 from tkbc.reporter import EpochReport, MemoryNow, Reporter, Result
 
+T = TypeVar("T")
+
+ONE_WISH_SECONDS = 1.0
+"""Signals this close together are one wish to stop."""
 _REFRESH_SECONDS = 0.5
 
 
@@ -144,19 +151,61 @@ class ConsoleReporter(Reporter):
             self._progress = None
 
 
+class _Terminal:
+    """A terminal's stream that may lose its terminal: what is written after that goes nowhere, without an error."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write ``text``."""
+        return self._attempt(lambda: self._stream.write(text))
+
+    def flush(self) -> None:
+        """Write what is held back."""
+        self._attempt(self._stream.flush)
+
+    def _attempt(self, action: Callable[[], T]) -> T:
+        try:
+            return action()
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+        # What the stream still holds goes there too: it would fail once more when Python ends, and change the status.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())
+        os.close(nowhere)
+        return action()
+
+
 @contextmanager
 def stop_on_signal(console: Console) -> Iterator[Callable[[], int | None]]:
-    """Yield a function that says which signal came, Ctrl-C's or SIGTERM, or None; a second one ends at once."""
+    """Yield a function that says which signal came, or None: Ctrl-C's, SIGTERM, or SIGHUP of a terminal that is gone.
+
+    Signals within ``ONE_WISH_SECONDS`` of the first are the same wish, as from a wrapper that signals twice; one
+    after that ends at once. SIGHUP stays ignored where it was, under nohup. The console outlives its terminal.
+    """
     came: int | None = None
+    came_at = 0.0
 
     def handler(number: int, _frame: FrameType | None) -> None:
-        nonlocal came
-        if came is not None:
+        nonlocal came, came_at
+        if came is None:
+            came, came_at = number, time.monotonic()
+            console.print(f"{signal.Signals(number).name}: stopping after this micro-batch (again to end at once)")
+        elif time.monotonic() - came_at >= ONE_WISH_SECONDS:
             raise KeyboardInterrupt
-        came = number
-        console.print(f"{signal.Signals(number).name}: stopping after this micro-batch (again to end at once)")
 
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    if console.is_terminal:
+        console.file = cast("IO[str]", _Terminal(console.file))
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    if before[signal.SIGHUP] is signal.SIG_IGN:
+        del before[signal.SIGHUP]
+    for number in before:
+        signal.signal(number, handler)
     try:
         yield lambda: came
     finally:

@@ -28,7 +28,7 @@ def rank_with(
     try:
         model = MODELS[workload.model](workload)
         load_model(checkpoint, model)
-        score = make_score(workload.score, workload.scoring, workload.device, workload.threads)
+        score = make_score(workload.score, workload.scoring, workload.device, workload.threads, workload.precision)
         return as_dict(evaluate(model, score, dataset.queries(split), dataset.filter_index, workload))
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):

@@ -12,6 +12,7 @@ from memplan.plan import Plan
 from memplan.replan import Part, replan
 from tkbc.meter import tensor_bytes
 from tkbc.trainer import Trainer
+from tkbc.waiting import waiting
 
 SIZES = ("micro_batch_size", "chunk_size", "eval_batch_size", "eval_chunk_size")
 MARGIN = 0.05
@@ -46,7 +47,8 @@ def smaller_plan(plan: Plan, trainer: Trainer, part: Part) -> Plan:
     own_bytes = tensor_bytes(trainer.persistent_tensors())
     target = resolve(plan.workload.device, None)
     if plan.workload.device == "cuda":
-        torch.cuda.empty_cache()
+        with waiting("out of memory"):
+            torch.cuda.empty_cache()
         free_bytes, _total = torch.cuda.mem_get_info()
         # The budget counts the context, which is taken already, and what our allocator still holds.
         free_bytes = free_bytes + torch.cuda.memory_reserved() + target.outside_bytes

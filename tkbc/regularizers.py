@@ -43,7 +43,9 @@ def smoothness(times: Tensor, grad_times: Tensor, weight: float, *, is_complex: 
     if is_complex:
         value, gradient = n3(difference, scale, is_complex=True)
     else:
-        value = _sum_of_squares(difference).mul_(scale)
+        # A dot product: on CUDA a sum of all would take scratch by size and number of multiprocessors.
+        flat = difference.view(-1)
+        value = torch.dot(flat, flat).mul_(scale)
         gradient = difference.mul_(2 * scale)
     grad_times[1:].add_(gradient)
     grad_times[:-1].sub_(gradient)
@@ -58,8 +60,3 @@ def _parts(tensor: Tensor, is_complex: bool) -> tuple[Tensor, ...]:
 def _modulus(factor: Tensor) -> Tensor:
     real, imaginary = _parts(factor, is_complex=True)
     return torch.hypot(real, imaginary)
-
-
-def _sum_of_squares(tensor: Tensor) -> Tensor:
-    norm: Tensor = torch.linalg.vector_norm(tensor, 2)
-    return norm.pow_(2)

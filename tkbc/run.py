@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TypeVar
 
 from torch import Tensor
 
-from memplan.errors import DoesNotFitError, MemplanError
+from memplan.errors import DoesNotFitError, MemplanError, NotFiniteError
 from memplan.places import Split
 from memplan.plan import MemoryCheck
+from memplan.recipes import lower_rate
 from memplan.replan import Part
-from memplan.runs import how_to_resume
+from memplan.runs import FAILED, how_to_resume
 from tkbc.board import Board
 from tkbc.checkpoint import load_checkpoint, load_model, save_checkpoint
 from tkbc.data.dataset import Dataset
 from tkbc.evaluation import Evaluation, as_dict, evaluate
 from tkbc.finite import check_step, check_tables
+from tkbc.meter import start_clean
 from tkbc.recovery import changes_of, is_out_of_memory, smaller_plan
 from tkbc.reporter import EpochReport, Reporter, Result
 from tkbc.run_folder import RunFolder
 from tkbc.run_state import Best, RunState
 from tkbc.scoring import make_score
 from tkbc.trainer import Trainer
+from tkbc.waiting import synchronize, waiting
 from tkbc.watch import MemoryWatch, drift
 
 T = TypeVar("T")
@@ -51,6 +54,7 @@ class Run:
     ) -> None:
         self.folder, self.dataset, self.state = folder, dataset, state
         self.settings, self.reporter, self.should_stop = state.settings, reporter, should_stop
+        start_clean(state.plan.workload.device)
         self.watch = MemoryWatch(state.plan)
         self._known_drift: str | None = None
         self._check: MemoryCheck | None = None
@@ -100,6 +104,10 @@ class Run:
         except DoesNotFitError as error:
             self._save_unless_over()
             raise DoesNotFitError(f"{error}. Free memory, then {self._resume}") from None
+        except NotFiniteError as error:
+            with suppress(MemplanError):  # the first error is the one to tell
+                self.folder.append({"event": FAILED, "epoch": self.state.epoch, "what": str(error)})
+            raise
         self.folder.append({"test": as_dict(test), "best_epoch": None if best is None else best.epoch})
         return self._end(interrupted=False, test=test)
 
@@ -119,12 +127,26 @@ class Run:
             trainer.totals.zero_()
         for start in range(state.examples_done, len(order), trainer.workload.batch_size):
             self._stop_if_asked()
-            begin = time.perf_counter()
-            self._step(order, start)
-            state.seconds += time.perf_counter() - begin
+            with self._training():
+                self._step(order, start)
+            if time.monotonic() - self._saved >= 60 * self.settings.checkpoint_minutes:
+                self._save(f"epoch {state.epoch}, step {state.steps}")
         n_examples = len(order)
         del order  # the evaluation's plan does not count it
+        self._finish_steps()
         self._end_epoch(n_examples)
+
+    @contextmanager
+    def _training(self) -> Iterator[None]:
+        """Count what happens inside among the epoch's seconds."""
+        begin = time.perf_counter()
+        yield
+        self.state.seconds += time.perf_counter() - begin
+
+    def _finish_steps(self) -> None:
+        """Wait for the device: a step only starts work on it, and the epoch's seconds are those of the work."""
+        with self._training():
+            synchronize("end of an epoch")
 
     def _step(self, order: Tensor, start: int) -> None:
         """Take the step whose examples begin at ``start`` of ``order``."""
@@ -152,24 +174,23 @@ class Run:
             self.folder.write_curve(self.watch.meter.curve)
         self.watch.meter.curve.clear()
         self._show_step()
-        if time.monotonic() - self._saved >= 60 * self.settings.checkpoint_minutes:
-            self._save(where)
 
     def _show_step(self) -> None:
         state, trainer = self.state, self.trainer
-        self.reporter.step_done(
-            state.examples_done,
-            lambda: trainer.totals[0, 0].item() / state.examples_done,
-            lambda: self.watch.now(trainer),
-        )
+
+        def mean_loss() -> float:
+            with waiting("loss on the terminal"):
+                return trainer.totals[0, 0].item() / state.examples_done
+
+        self.reporter.step_done(state.examples_done, mean_loss, lambda: self.watch.now(trainer))
         if time.monotonic() - self._shown >= PROGRESS_SECONDS:
             self._write_progress()
 
     def _end_epoch(self, n_examples: int) -> None:
         """Validate where it is time, report, and begin the next epoch with a checkpoint where it is time for one."""
         state, settings = self.state, self.settings
-        check_tables(self.trainer, f"epoch {state.epoch}", self._way_out())
-        loss, penalty = (total / n_examples for total in self.trainer.totals[0].tolist())
+        sums = check_tables(self.trainer, f"epoch {state.epoch}", self._way_out())
+        loss, penalty = (total / n_examples for total in sums)
         validate = state.epoch == settings.max_epochs or state.epoch % settings.valid_freq == 0
         valid = self._rank("valid") if validate else None
         report = EpochReport(state.epoch, loss, penalty, state.seconds, n_examples / state.seconds, valid)
@@ -265,9 +286,9 @@ class Run:
 
     def _save(self, where: str, name: str | None = None) -> None:
         state, trainer = self.state, self.trainer
-        check_tables(trainer, where, self._way_out())
-        loss, penalty = trainer.totals[0].tolist()
-        state.totals = (loss, penalty)
+        if state.examples_done > 0:
+            self._finish_steps()
+        state.totals = check_tables(trainer, where, self._way_out())
         checkpoints = self.folder.checkpoints
         save_checkpoint(checkpoints, name or checkpoints.next_name(), trainer, state)
         self._saved = time.monotonic()
@@ -296,7 +317,9 @@ class Run:
         kept = (
             "the last good checkpoint is kept" if self.folder.checkpoints.names() else "no checkpoint was written yet"
         )
-        return f"{kept}; go on with a lower rate: {self._resume} --learning-rate {self.settings.learning_rate / 10:g}"
+        workload, given = self.state.plan.workload, self.settings.learning_rate
+        rate = lower_rate(given, workload.dataset, workload.model, self.state.plan.recipe)
+        return f"{kept}; go on with a lower rate: {self._resume} --learning-rate {rate:g}"
 
 
 def _first_line(error: BaseException) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,12 +14,14 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from memplan.curve import CURVE_FILE
-from memplan.errors import MemplanError
+from memplan.errors import MemplanError, is_full, reason_of
 from memplan.plan import MemoryCheck, to_json
 from memplan.runs import read_lines
 from tkbc.checkpoints import Checkpoints
+from tkbc.durable import make_folder, replace_file, sync
 from tkbc.run_state import RunState
 
+METRICS_FILE = "metrics.jsonl"
 LOCK_SECONDS = 1.0
 """How long to wait for the lock: a listing of runs holds it for an instant."""
 
@@ -35,7 +38,7 @@ class RunFolder:
         self.checkpoints = Checkpoints(path / "checkpoint")
         self._lock = FileLock(path / "lock", timeout=LOCK_SECONDS)
         try:
-            with self._writing():
+            with _writing(path):
                 self._lock.acquire()
         except Timeout:
             raise MemplanError(f"{path}: another process is training in it; wait for it or stop it first") from None
@@ -47,17 +50,31 @@ class RunFolder:
         Raises:
             MemplanError: there is something of that name, or it cannot be written.
         """
+        if path.exists():
+            raise MemplanError(f"{path}: there is a run already; choose another folder with --run-dir")
+        # Made under another name: a folder that is half made would stand in the way of the next try.
+        unfinished = path.with_name(f".{path.name}.unfinished")
         try:
-            path.mkdir(parents=True)
-        except FileExistsError:
-            raise MemplanError(f"{path}: there is a run already; choose another folder with --run-dir") from None
+            make_folder(path.parent)
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir()
         except OSError as error:
-            raise MemplanError(f"{path}: cannot be made ({error.strerror}); choose another with --run-dir") from None
-        folder = cls(path)
-        folder.describe(state)
-        with folder._writing():
-            (path / "metrics.jsonl").touch()
-        return folder
+            raise MemplanError(f"{path}: cannot be made ({reason_of(error)}); choose another with --run-dir") from None
+        try:
+            with _writing(path):
+                _describe(unfinished, state)
+                (unfinished / METRICS_FILE).touch()
+                sync(unfinished)
+                unfinished.rename(path)
+                sync(path.parent)
+        except BaseException:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
+        try:
+            return cls(path)
+        except BaseException:
+            shutil.rmtree(path, ignore_errors=True)
+            raise
 
     def rewind(self, state: RunState) -> None:
         """Make the folder that of a run that goes on from ``state``.
@@ -68,12 +85,12 @@ class RunFolder:
         self.describe(state)
         lines = [
             line
-            for line in read_lines(self.path / "metrics.jsonl")
+            for line in read_lines(self.path / METRICS_FILE)
             if "event" in line
             or ("loss" in line and isinstance(line.get("epoch"), int) and line["epoch"] < state.epoch)
         ]
         lines.append({"event": "resumed", "epoch": state.epoch, "examples_done": state.examples_done})
-        self._replace("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+        self._replace(METRICS_FILE, "".join(json.dumps(line) + "\n" for line in lines), durable=True)
 
     def close(self) -> None:
         """Give the lock back."""
@@ -81,18 +98,12 @@ class RunFolder:
 
     def describe(self, state: RunState) -> None:
         """Write plan.json and config.json."""
-        config = {
-            "dataset": state.dataset,
-            "data_dir": state.data_dir,
-            **state.settings.model_dump(),
-            "versions": state.versions,
-        }
-        self._replace("config.json", json.dumps({**config, "data_sha256": state.data_sha256}, indent=2) + "\n")
-        self._replace("plan.json", to_json(state.plan) + "\n")
+        with _writing(self.path):
+            _describe(self.path, state)
 
     def append(self, line: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl."""
-        with self._writing(), (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        with _writing(self.path), (self.path / METRICS_FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -120,18 +131,41 @@ class RunFolder:
         with suppress(MemplanError):
             self._replace("progress.json", json.dumps(progress) + "\n")
 
-    def _replace(self, name: str, text: str) -> None:
-        """Write a file so that a reader finds the old text or the new."""
-        unfinished = self.path / f"{name}.unfinished"
-        with self._writing():
-            unfinished.write_text(text, encoding="utf-8")
-            unfinished.replace(self.path / name)
+    def _replace(self, name: str, text: str, *, durable: bool = False) -> None:
+        with _writing(self.path):
+            _replace(self.path, name, text, durable=durable)
 
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except Timeout:
-            raise
-        except OSError as error:
-            raise MemplanError(f"{self.path}: cannot be written ({error.strerror}); free some space") from None
+
+def _describe(folder: Path, state: RunState) -> None:
+    config = {
+        "dataset": state.dataset,
+        "data_dir": state.data_dir,
+        **state.settings.model_dump(),
+        "versions": state.versions,
+    }
+    text = json.dumps({**config, "data_sha256": state.data_sha256}, indent=2) + "\n"
+    _replace(folder, "config.json", text, durable=True)
+    _replace(folder, "plan.json", to_json(state.plan) + "\n", durable=True)
+
+
+def _replace(folder: Path, name: str, text: str, *, durable: bool) -> None:
+    """Write a file so that a reader finds the old text or the new; ``durable``: after a power cut, too."""
+    unfinished = folder / f"{name}.unfinished"
+    unfinished.write_text(text, encoding="utf-8")
+    if durable:
+        replace_file(unfinished, folder / name)
+    else:
+        unfinished.replace(folder / name)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn what goes wrong with the disk into one clear error about the run's folder ``path``."""
+    try:
+        yield
+    except Timeout:
+        raise
+    except OSError as error:
+        where = "" if error.filename is None else f": {error.filename}"
+        way_out = "; free some space" if is_full(error) else ""
+        raise MemplanError(f"{path}: cannot be written: {reason_of(error)}{where}{way_out}") from None

@@ -11,6 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from memplan.plan import Plan
 from tkbc.settings import TrainSettings
 
+CHECKPOINT_NAME = r"[0-9]{1,18}"
+"""What names a checkpoint: ASCII digits, of which there are never too many to count on from."""
+
 
 class Best(BaseModel):
     """The best validation so far."""
@@ -19,7 +22,7 @@ class Best(BaseModel):
 
     epoch: int
     mrr: float
-    checkpoint: Annotated[str, Field(pattern=r"^[0-9]{1,18}$")]
+    checkpoint: Annotated[str, Field(pattern=f"^{CHECKPOINT_NAME}$")]
     """The name of the checkpoint taken then."""
 
 

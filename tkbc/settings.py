@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class TrainSettings(BaseModel):
@@ -30,9 +30,15 @@ class TrainSettings(BaseModel):
     """Write the metrics for TensorBoard too."""
     rank_test: bool = True
     """Rank the test split at the end; a search for settings must not."""
-    deterministic: bool = False
-    """On CUDA, let PyTorch use deterministic algorithms alone, so that a resumed run is the same bit for bit."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_what_moved(cls, values: object) -> object:
+        """Leave out what older runs kept here and their plan does not: it changes memory, so it is the workload's."""
+        if isinstance(values, dict):
+            return {name: value for name, value in values.items() if name != "deterministic"}
+        return values
 
     def rate_at(self, step: int, steps_per_epoch: int) -> float:
         """Return the learning rate of a step, counted from 0: η · min(1, (S − step) / (cooldown · S)).

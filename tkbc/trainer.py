@@ -17,6 +17,7 @@ from tkbc.models import MODELS, Batch
 from tkbc.models.base import gradient
 from tkbc.optimizers import make_optimizer
 from tkbc.scoring import PairwiseScore, make_score
+from tkbc.waiting import waiting
 
 
 def make_score_of(workload: Workload) -> PairwiseScore:
@@ -72,9 +73,7 @@ class Trainer:
             self.examples.copy_(torch.from_numpy(examples))
             self.totals = torch.zeros((2, 2), dtype=torch.float64, device=device)
             """Sums over the epoch's finished steps, of loss and N3 penalty; below them, with the step under way."""
-            if device == "cuda" and (
-                workload.score == "dot" or (workload.score == "l2" and workload.scoring == "fused")
-            ):
+            if device == "cuda":
                 # The first product allocates cuBLAS's workspace for good: here, not among a step's tensors.
                 one = torch.ones((1, 1), device=device)
                 torch.mm(one, one)
@@ -118,11 +117,14 @@ class Trainer:
         function of seed, epoch and example alone.
         """
         if self._intervals is not None:
-            self.examples[3].copy_(torch.from_numpy(draw_times(*self._intervals, self.seed, epoch)))
+            times = torch.from_numpy(draw_times(*self._intervals, self.seed, epoch))
+            with waiting("order of an epoch"):
+                self.examples[3].copy_(times)
         (seed,) = np.random.SeedSequence([self.seed, epoch]).generate_state(1)
         with self.phase("shuffle"):
             order = torch.randperm(self.examples.shape[1], generator=torch.Generator().manual_seed(int(seed)))
-            return order.to(self.workload.device)
+            with waiting("order of an epoch"):
+                return order.to(self.workload.device)
 
     @torch.no_grad()
     def step(

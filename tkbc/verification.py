@@ -13,11 +13,21 @@ import numpy as np
 from memplan.estimator import estimate
 from memplan.plan import Bytes, MemoryCheck
 from memplan.scorings import available
-from memplan.workload import PRECISIONS, TRAITS, DeviceType, OptimizerName, Shape, Workload, build_workload
+from memplan.workload import (
+    DEFAULT_WORKSPACE_BYTES,
+    PRECISIONS,
+    TRAITS,
+    DeviceType,
+    OptimizerName,
+    Shape,
+    Workload,
+    build_workload,
+)
 from tkbc.checkpoint import write_tensors
 from tkbc.data.dataset import Ids, at_one_time, index_of
 from tkbc.evaluation import evaluate
-from tkbc.meter import make_meter
+from tkbc.finite import check_step
+from tkbc.meter import make_meter, start_clean
 from tkbc.trainer import Trainer
 
 MOST_CHUNKS = 60
@@ -43,16 +53,18 @@ def random_facts(shape: Shape, n: int, seed: int = 0) -> Ids:
 def measure(workload: Workload) -> dict[str, Bytes]:
     """Set up, take one step and rank one batch of queries, on random facts; return each phase's measured peak."""
     facts = random_facts(workload, workload.n_facts)
+    start_clean(workload.device)
     meter = make_meter(workload.device)
     with meter.recording():
         trainer = Trainer(workload, facts, learning_rate=0.1, phase=meter.phase)
         order = trainer.shuffled(0)
-        trainer.step(order[: workload.batch_size])
+        trainer.step(order[: workload.batch_size], checking=lambda: check_step(trainer, "verification", "seen here"))
     del order
     index = index_of(facts, workload.n_relations)
     queried = np.resize(at_one_time(facts), (workload.eval_batch_size // 2 + 1, 4))
-    with meter.recording(trainer.persistent_tensors()), meter.phase("evaluation"):
-        evaluate(trainer.model, trainer.score, queried, index, workload)
+    with meter.recording(trainer.persistent_tensors()):
+        around = meter.phase("evaluation")
+        evaluate(trainer.model, trainer.score, queried, index, workload, around_first_batch=around)
     with (
         tempfile.TemporaryDirectory() as folder,
         meter.recording(trainer.persistent_tensors()),
@@ -69,10 +81,12 @@ def verify(workload: Workload) -> Verified:
     return Verified(workload, check)
 
 
-def random_workloads(count: int, seed: int, device: DeviceType = "cpu") -> Iterator[Workload]:
+def random_workloads(
+    count: int, seed: int, device: DeviceType = "cpu", workspace_bytes: int = DEFAULT_WORKSPACE_BYTES
+) -> Iterator[Workload]:
     """Yield ``count`` small workloads: odd sizes, ragged chunks and micro-batches, regularizers on and off.
 
-    The same seed gives the same workloads.
+    The same seed gives the same workloads. ``workspace_bytes``: of cuBLAS on the device.
     """
     draw = random.Random(seed)
     for _ in range(count):
@@ -111,5 +125,6 @@ def random_workloads(count: int, seed: int, device: DeviceType = "cpu") -> Itera
             n3_parts=not traits.is_complex and draw.random() < 0.5,
             unit_norm=not traits.is_complex and draw.random() < 0.7,
             device=device,
+            workspace_bytes=workspace_bytes,
             threads=draw.choice([1, 2, 3]),
         )

@@ -88,12 +88,11 @@ class MemoryWatch:
         highest = self._highest
         process_bytes = self._process.memory_info().rss
         if self.plan.workload.device == "cuda":
-            # Measuring a phase resets the statistics: what was read then counts too.
-            peak_bytes = max(torch.cuda.max_memory_reserved(), (highest and highest.reserved_bytes) or 0)
             return MemoryNow(
                 torch.cuda.memory_allocated(),
                 torch.cuda.memory_reserved(),
-                peak_bytes,
+                # Measuring a phase resets the statistics: what was reached before counts too.
+                max(torch.cuda.max_memory_reserved(), self.meter.earlier_reserved_bytes),
                 self.plan.budget_bytes,
                 process_bytes,
             )

@@ -9,7 +9,7 @@ from typing import Any
 import typer
 from pydantic import BaseModel
 
-from memplan.alloc_conf import notice
+from memplan.alloc_environment import notice
 from memplan.devices import Target
 from memplan.options import JobOptions
 
@@ -24,4 +24,4 @@ def tell_what_is_not_modelled(given: JobOptions, target: Target) -> None:
     """Say on stderr which of the environment's allocator options a prediction for CUDA leaves out of account."""
     text = notice() if target.device == "cuda" and given.alloc_conf is None else None
     if text is not None:
-        typer.echo(text, err=True)
+        typer.echo(f"{text}; --alloc-conf '' plans without any", err=True)

@@ -46,9 +46,6 @@ def train(
     strict_memory: Annotated[
         bool, typer.Option("--strict-memory", help="Stop where measured memory drifts from the plan.")
     ] = False,
-    deterministic: Annotated[
-        bool, typer.Option("--deterministic", help="On CUDA: slower, and the same bit for bit when resumed.")
-    ] = False,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Metrics for TensorBoard too, in the run's folder.")
     ] = False,
@@ -66,7 +63,6 @@ def train(
         "checkpoint_minutes": checkpoint_minutes,
         "seed": seed,
         "strict_memory": strict_memory or None,
-        "deterministic": deterministic or None,
         "tensorboard": tensorboard or None,
     }
     if resume is not None:

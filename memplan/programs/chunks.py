@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from memplan.ledger import Allocation, Ledger
-from memplan.programs.scalars import with_integer_operand
+from memplan.ledger import Allocation, DType, Ledger
+from memplan.operators import inside
 
 
 def chunk_sizes(n_entities: int, chunk_size: int) -> list[int]:
@@ -14,12 +14,17 @@ def chunk_sizes(n_entities: int, chunk_size: int) -> list[int]:
 
 def label_positions(ledger: Ledger, b: int) -> tuple[Allocation, Allocation]:
     """Tell ``label_positions`` of b labels; return its two results."""
-    position = with_integer_operand(ledger, "positions of the labels", b, dtype="int64")
-    not_before = with_integer_operand(ledger, "labels at or after the chunk's start", b, dtype="bool")
-    before_end = with_integer_operand(ledger, "labels before the chunk's end", b, dtype="bool")
+    position = _of_labels(ledger, "positions of the labels", b, "int64")
+    not_before = _of_labels(ledger, "labels at or after the chunk's start", b, "bool")
+    before_end = _of_labels(ledger, "labels before the chunk's end", b, "bool")
     inside = ledger.new("labels inside the chunk", b, dtype="bool")
     ledger.free(not_before, before_end)
     return position, inside
+
+
+def _of_labels(ledger: Ledger, name: str, b: int, dtype: DType) -> Allocation:
+    with inside(ledger, "int64 with a Python number"):
+        return ledger.new(name, b, dtype=dtype)
 
 
 def collect_label_scores(ledger: Ledger, b: int) -> None:

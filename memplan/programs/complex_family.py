@@ -8,6 +8,7 @@ from __future__ import annotations
 from memplan.ledger import Allocation, Ledger
 from memplan.programs import regularizers
 from memplan.programs.encoder import Encoding
+from memplan.programs.rows import add_rows
 from memplan.workload import Workload
 
 
@@ -34,7 +35,8 @@ def encode(ledger: Ledger, workload: Workload, b: int) -> Encoding:
 
 def encode_backward(ledger: Ledger, workload: Workload, b: int) -> None:
     """Tell ``ComplExFamily.encode_backward`` on b examples."""
-    ledger.passing("gradient of gathered rows", b, workload.width)
+    with ledger.temporary("gradient of gathered rows", b, workload.width):
+        add_rows(ledger, workload, b, "entity", "relation", *(["time"] if workload.traits.is_temporal else []))
 
 
 def encode_time(ledger: Ledger, workload: Workload, b: int) -> Encoding:
@@ -47,20 +49,22 @@ def encode_time(ledger: Ledger, workload: Workload, b: int) -> Encoding:
 
 def encode_time_backward(ledger: Ledger, workload: Workload, b: int) -> None:
     """Tell ``ComplExFamily.encode_time_backward`` on b examples."""
-    ledger.passing("gradient of gathered rows", b, workload.width)
+    with ledger.temporary("gradient of gathered rows", b, workload.width):
+        add_rows(ledger, workload, b, "entity", "relation")
 
 
 def regularize(ledger: Ledger, workload: Workload, b: int) -> Allocation:
     """Tell ``ComplExFamily.regularize`` on b examples; return the penalty, which lives on."""
     width = workload.width
-    value = regularizers.rows(ledger, workload, b)
-    ledger.free(regularizers.rows(ledger, workload, b))
+    value = regularizers.rows(ledger, workload, b, "entity")
+    ledger.free(regularizers.rows(ledger, workload, b, "entity"))
     if workload.traits.is_static:
-        ledger.free(regularizers.rows(ledger, workload, b))
+        ledger.free(regularizers.rows(ledger, workload, b, "relation"))
     if workload.traits.is_temporal:
         relation = ledger.new("relation rows", b, width)
         time = ledger.new("time rows", b, width)
         product = ledger.new("relation by time", b, width)
         penalty, gradient = regularizers.n3(ledger, b, width, is_complex=True)
+        add_rows(ledger, workload, b, "relation", "time")
         ledger.free(relation, time, product, gradient, penalty)
     return value

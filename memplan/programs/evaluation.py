@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from memplan.ledger import Ledger
-from memplan.programs import scoring
+from memplan.programs import plain, scoring
 from memplan.programs.chunks import chunk_sizes, collect_label_scores
 from memplan.programs.encoder import ModelProgram
 from memplan.workload import Workload
@@ -30,13 +30,12 @@ def evaluate(ledger: Ledger, workload: Workload, model: ModelProgram) -> None:
         if buffered:
             kept.append(ledger.new("evaluation scores", b, chunk, kind="scores"))
         kept.append(ledger.new("scores of the targets", b))
-        kept.append(ledger.new("signs", b, dtype="float64"))
-        kept.append(ledger.new("untied", b, dtype="float64"))
+        kept.append(ledger.new("counts of rivals", 2, b, dtype="float64"))
         for c in sizes:
             if buffered:
                 scoring.forward(ledger, workload, b, c)
             else:
-                _, scores = scoring.materialized_forward(ledger, workload, b, c, grad=False)
+                _, scores = plain.forward(ledger, workload, b, c)
                 kept.append(scores)
             collect_label_scores(ledger, b)
         for c in sizes:

@@ -4,9 +4,10 @@ tkbc/scoring/softmax_torch.py, softmax_numba.py and softmax_triton.py."""
 from __future__ import annotations
 
 from memplan.ledger import Allocation, Ledger
-from memplan.programs import scoring
+from memplan.operators import passes
+from memplan.programs import plain, scoring
 from memplan.programs.chunks import chunk_sizes, collect_label_scores, label_positions
-from memplan.programs.plain import Graph
+from memplan.programs.plain import Kept
 from memplan.workload import Workload
 
 
@@ -19,7 +20,7 @@ def softmax_cross_entropy(
     """
     sizes = chunk_sizes(n, chunk)
     buffered = scoring.needs_buffer(workload)
-    graph = Graph((), ())
+    kept: Kept = ()
     with ledger.phase("score"):
         scores = ledger.new("scores, then their gradient", b, chunk, kind="scores") if buffered else None
         log_sum_exp = ledger.new("log-sum-exp", b)
@@ -28,7 +29,7 @@ def softmax_cross_entropy(
             if buffered:
                 scoring.forward(ledger, workload, b, c)
             else:
-                graph, scores = scoring.materialized_forward(ledger, workload, b, c, grad=True)
+                kept, scores = plain.forward(ledger, workload, b, c, keep=True)
             collect_label_scores(ledger, b)
             _softmax_in_place(ledger, workload, b)
         difference = ledger.new("losses", b)
@@ -44,18 +45,20 @@ def softmax_cross_entropy(
             kept = scoring.brings_softmax(workload) and c < chunk
             if chunk < n and not kept:
                 scoring.forward(ledger, workload, b, c)
-            _subtract_one_at_labels(ledger, b)
+            _subtract_one_at_labels(ledger, workload, b, c)
             if buffered:
                 scoring.backward(ledger, workload, b, c)
             else:
-                scoring.materialized_backward(ledger, workload, b, c, graph)
+                plain.backward(ledger, workload, b, c, kept)
         ledger.free(scores, log_sum_exp)
     return loss, grad_query
 
 
-def _subtract_one_at_labels(ledger: Ledger, b: int) -> None:
+def _subtract_one_at_labels(ledger: Ledger, workload: Workload, b: int, c: int) -> None:
     position, inside = label_positions(ledger, b)
-    ledger.passing("minus ones", b)
+    with ledger.temporary("minus ones", b):
+        if workload.deterministic:
+            passes(ledger, "deterministic scatter_add_", b, b * c)
     ledger.free(position, inside)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from memplan.ledger import Ledger
-from memplan.programs.scalars import SCALAR, scalar_operand
+from memplan.operators import SCALAR, passes
 from memplan.workload import OptimizerName, Workload
 
 MOMENTS: dict[OptimizerName, tuple[str, ...]] = {
@@ -31,7 +31,7 @@ def step(ledger: Ledger, workload: Workload, tables: dict[str, int]) -> None:
     if _is_single_tensor_adagrad(workload):
         ledger.passing("root of a sum of squares", max(tables.values()) * workload.width)
     elif MOMENTS[workload.optimizer]:
-        scalar_operand(ledger)  # the step counts go up by one
+        passes(ledger, "with a Python number")  # the step counts go up by one
 
 
 def _is_single_tensor_adagrad(workload: Workload) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from memplan.ledger import Allocation, Ledger
 from memplan.programs import regularizers
 from memplan.programs.encoder import Encoding
+from memplan.programs.rows import add_rows
 from memplan.workload import Workload
 
 
@@ -39,6 +40,7 @@ def encode(ledger: Ledger, workload: Workload, b: int) -> Encoding:
 
 def encode_backward(ledger: Ledger, workload: Workload, b: int) -> None:
     """Tell ``PairREFamily.encode_backward``: everything is written over what is there."""
+    add_rows(ledger, workload, b, "entity", *(["time"] if workload.traits.is_temporal else []), "relation")
 
 
 def encode_time(ledger: Ledger, workload: Workload, b: int) -> Encoding:
@@ -53,24 +55,26 @@ def encode_time(ledger: Ledger, workload: Workload, b: int) -> Encoding:
 
 def encode_time_backward(ledger: Ledger, workload: Workload, b: int) -> None:
     """Tell ``PairREFamily.encode_time_backward``: everything is written over what is there."""
+    add_rows(ledger, workload, b, "entity", "relation")
 
 
 def regularize(ledger: Ledger, workload: Workload, b: int) -> Allocation:
     """Tell ``PairREFamily.regularize`` on b examples; return the penalty, which lives on."""
-    value = regularizers.rows(ledger, workload, b)
+    value = regularizers.rows(ledger, workload, b, "entity")
     if workload.n3_parts:
         for side in ("head", "tail"):
             if workload.traits.is_static:
-                ledger.free(regularizers.rows(ledger, workload, b))
+                ledger.free(regularizers.rows(ledger, workload, b, "relation"))
             if workload.traits.is_temporal:
                 _regularize_at_time(ledger, workload, b, side)
-        ledger.free(regularizers.rows(ledger, workload, b))
+        ledger.free(regularizers.rows(ledger, workload, b, "entity"))
         return value
     factor = ledger.new("sum of relation rows", b, workload.width)
     ledger.passing("relation rows", b, workload.width)
     penalty, gradient = regularizers.n3(ledger, b, workload.width, is_complex=False)
+    add_rows(ledger, workload, b, "relation")
     ledger.free(factor, penalty, gradient)
-    ledger.free(regularizers.rows(ledger, workload, b))
+    ledger.free(regularizers.rows(ledger, workload, b, "entity"))
     return value
 
 
@@ -81,4 +85,5 @@ def _regularize_at_time(ledger: Ledger, workload: Workload, b: int, side: str) -
     time = ledger.new("time rows", b, d)
     product = ledger.new("relation part at its time", b, d)
     penalty, gradient = regularizers.n3(ledger, b, d, is_complex=False)
+    add_rows(ledger, workload, b, "relation", "time")
     ledger.free(relation, time, product, gradient, penalty)

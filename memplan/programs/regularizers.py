@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from memplan.ledger import Allocation, Ledger
-from memplan.programs.scalars import SCALAR, scalar_operand
+from memplan.operators import SCALAR, passes
+from memplan.programs.rows import add_rows
 from memplan.workload import Workload
 
 
@@ -12,16 +13,18 @@ def n3(ledger: Ledger, rows: int, width: int, *, is_complex: bool) -> tuple[Allo
     modulus = ledger.new("moduli", rows, width // 2 if is_complex else width)
     gradient = ledger.new("N3 gradient", rows, width)
     value = ledger.new("N3 penalty", *SCALAR)
-    scalar_operand(ledger)
+    passes(ledger, "with a Python number")
     ledger.free(modulus)
     return value, gradient
 
 
-def rows(ledger: Ledger, workload: Workload, b: int) -> Allocation:
+def rows(ledger: Ledger, workload: Workload, b: int, table: str) -> Allocation:
     """Tell the regularizer of b rows of one table (``Model._regularize_rows``); return the penalty, which lives on."""
     factor = ledger.new("gathered rows", b, workload.width)
     penalty, gradient = n3(ledger, b, workload.width, is_complex=workload.traits.is_complex)
-    ledger.free(factor, gradient)
+    ledger.free(factor)
+    add_rows(ledger, workload, b, table)
+    ledger.free(gradient)
     return penalty
 
 
@@ -36,5 +39,5 @@ def smoothness(ledger: Ledger, n: int, width: int, *, is_complex: bool) -> None:
         ledger.free(gradient)
     else:
         value = ledger.new("time penalty", *SCALAR)
-        scalar_operand(ledger)
+        passes(ledger, "with a Python number")
     ledger.free(value, difference)

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from memplan.ledger import Allocation, Ledger
+from memplan.ledger import Ledger
 from memplan.programs import l1_cuda, plain
-from memplan.programs.plain import Graph
 from memplan.workload import Workload
 
 L1_TILE = 720
@@ -46,7 +45,8 @@ def query_tensors(workload: Workload) -> int:
 def forward(ledger: Ledger, workload: Workload, b: int, c: int) -> None:
     """Tell a forward of b queries against c entities into the buffer."""
     if workload.scoring == "chunked":
-        ledger.free(plain.forward(ledger, workload, b, c))
+        _, scores = plain.forward(ledger, workload, b, c)
+        ledger.free(scores)
         return
     if runs_triton(workload):
         l1_cuda.forward(ledger, workload, b, c)
@@ -62,8 +62,7 @@ def forward(ledger: Ledger, workload: Workload, b: int, c: int) -> None:
 def backward(ledger: Ledger, workload: Workload, b: int, c: int) -> None:
     """Tell a backward that adds to the gradients of the query and of c entities."""
     if workload.scoring == "chunked":
-        graph, scores = plain.graph(ledger, workload, b, c)
-        plain.backward(ledger, workload, b, c, graph, scores)
+        plain.backward(ledger, workload, b, c, ())
         return
     if runs_triton(workload):
         l1_cuda.backward(ledger, workload, b, c)
@@ -77,18 +76,6 @@ def backward(ledger: Ledger, workload: Workload, b: int, c: int) -> None:
             gradients = ledger.new("packed tiles of entity gradients", parts, workload.rank, tile)
             others = ledger.new("query gradients of the other threads", 2, parts - 1, b, workload.rank)
             ledger.free(packed, gradients, others)
-
-
-def materialized_forward(ledger: Ledger, workload: Workload, b: int, c: int, *, grad: bool) -> tuple[Graph, Allocation]:
-    """Tell a forward against all c candidates that returns its own scores; with ``grad`` its graph is kept."""
-    if grad:
-        return plain.graph(ledger, workload, b, c)
-    return Graph((), ()), plain.forward(ledger, workload, b, c)
-
-
-def materialized_backward(ledger: Ledger, workload: Workload, b: int, c: int, graph: Graph) -> None:
-    """Tell the backward through the kept graph; the scores stay with the caller."""
-    plain.backward(ledger, workload, b, c, graph, None)
 
 
 def l1_geometry(n_candidates: int, threads: int) -> tuple[int, int]:

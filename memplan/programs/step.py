@@ -1,17 +1,19 @@
 """What a run allocates, from setup through steps to evaluation and checkpoint.
 
-The code whose bytes this tells: tkbc/trainer.py.
+The code whose bytes this tells: tkbc/trainer.py, finite.py.
 """
 
 from __future__ import annotations
 
 from memplan.ledger import Allocation, Ledger
+from memplan.operators import SCALAR, passes
 from memplan.programs import complex_family, loss, optimizers, pairre, regularizers
 from memplan.programs.encoder import ModelProgram
 from memplan.programs.evaluation import evaluate
-from memplan.programs.scalars import SCALAR, scalar_operand
 from memplan.workload import Workload
 
+NORM_PIECE = 65_536
+"""Elements that a block of PyTorch's norm over several tensors takes (kChunkSize in its MultiTensorApply)."""
 REPEATED_STEPS = 2
 """Full steps of an epoch told for CUDA: the second meets the segments that the first has left."""
 
@@ -67,7 +69,8 @@ def set_up(workload: Workload) -> Ledger:
         optimizers.state(ledger, workload, tables)
         ledger.new("training examples", _columns(workload), workload.n_examples, dtype="int32", kind="data")
         ledger.new("totals of the epoch", 2, 2, dtype="float64", kind="data")
-        if workload.device == "cuda" and _uses_products(workload):
+        if workload.device == "cuda":
+            # Taken at once and for good by the first product, wherever a step's first product stands.
             one = ledger.new("one", 1, 1)
             product = ledger.new("one times one", 1, 1)
             ledger.new("cuBLAS workspace", workload.workspace_bytes, dtype="uint8", kind="temporaries")
@@ -80,16 +83,11 @@ def _columns(workload: Workload) -> int:
     return 5 if workload.predicts_time else 4
 
 
-def _uses_products(workload: Workload) -> bool:
-    return workload.score == "dot" or (workload.score == "l2" and workload.scoring == "fused")
-
-
 def epoch(ledger: Ledger, workload: Workload, model: ModelProgram) -> None:
     """Tell the steps of an epoch that differ."""
     with ledger.phase("shuffle"):
         order = ledger.new("order of the examples", workload.n_examples, dtype="int64", kind="data")
-        if workload.device == "cpu":
-            ledger.passing("random number", 1, dtype="int64")
+        passes(ledger, "random permutation")
     _step(ledger, workload, model, workload.batch_size)
     if workload.device == "cuda":
         full_steps, last = divmod(workload.n_examples, workload.batch_size)
@@ -107,11 +105,11 @@ def _step(ledger: Ledger, workload: Workload, model: ModelProgram, n_examples: i
     for size in [b] + ([ragged] if ragged else []):
         _micro_batch(ledger, workload, model, size)
     with ledger.phase("optimizer"):
-        scalar_operand(ledger)
+        passes(ledger, "with a Python number")
         if workload.time_reg > 0:
             n = workload.n_timestamps - int(workload.no_time_emb)
             regularizers.smoothness(ledger, n, workload.width, is_complex=workload.traits.is_complex)
-        ledger.passing("norm of a gradient", *SCALAR)
+        _check_numbers(ledger, model.tables(workload), workload.width)
         norms = [_new_norms(ledger, workload)] if workload.unit_norm else []
         optimizers.step(ledger, workload, model.tables(workload))
         ledger.free(*norms)
@@ -151,9 +149,25 @@ def _predict_time(ledger: Ledger, workload: Workload, model: ModelProgram, b: in
         ledger.free(*encoding.query, *encoding.saved, *grad_query)
 
 
+def _check_numbers(ledger: Ledger, tables: dict[str, int], width: int) -> None:
+    """Tell the check of loss and gradients; on CUDA it is torch.nn.utils.get_total_norm, and not of every step."""
+    if ledger.device == "cpu":
+        ledger.passing("norm of a gradient", *SCALAR)
+        return
+    pieces = max(-(-rows * width // NORM_PIECE) for rows in tables.values())
+    of_pieces = ledger.new("norms of pieces of the gradients", len(tables) * pieces)
+    norms = [ledger.new(f"norm of the gradient of {name}", *SCALAR) for name in tables]
+    ledger.free(of_pieces)
+    with ledger.temporary("norms of the gradients", len(tables)):
+        norm = ledger.new("norm of all gradients", *SCALAR)
+    ledger.free(*norms)
+    ledger.passing("numbers to check", 3, dtype="float64")
+    ledger.free(norm)
+
+
 def _new_norms(ledger: Ledger, workload: Workload) -> Allocation:
     return ledger.new("norms of the entities", workload.n_entities, 1)
 
 
 def _add_to_total(ledger: Ledger) -> None:
-    ledger.passing("value as float64", *SCALAR, dtype="float64")
+    passes(ledger, "float64 in place with a float32 number")

@@ -7,6 +7,7 @@ environment (``HTTPS_PROXY``, ``NO_PROXY``).
 from __future__ import annotations
 
 import hashlib
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -15,14 +16,18 @@ from pathlib import Path
 import httpx
 from filelock import FileLock, Timeout
 
-from memplan.errors import MemplanError
+from memplan.errors import MemplanError, reason_of
 from memplan.sources import RemoteFile
-from tkbc.data.raw import read_folder
+from tkbc.data.raw import problem_of_split, read_folder
+from tkbc.durable import make_folder, sync
 
 LARGEST_FILE_BYTES = 2**28
 TRIES = 5
 """Of one mirror in a row that brought nothing new; each waits twice as long as the one before."""
 FIRST_WAIT_SECONDS = 0.5
+SLOWEST_BYTES_PER_SECOND = 1024
+"""Of a mirror, over a minute: ICEWS14 would take 100 minutes; what is slower is given up."""
+PACE_SECONDS = 60.0
 TIMEOUT = httpx.Timeout(30, connect=10)
 
 Progress = Callable[[str, int, int | None], None]
@@ -51,20 +56,32 @@ def download(
     """
     unfinished = folder.with_name(f".{folder.name}.download")
     try:
-        unfinished.mkdir(parents=True, exist_ok=True)
+        make_folder(folder.parent)
+        unfinished.mkdir(exist_ok=True)
         with (
             FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0),
             httpx.Client(timeout=TIMEOUT, follow_redirects=True, headers={"Accept-Encoding": "identity"}) as client,
         ):
             for file in files:
-                if not (unfinished / file.split).is_file():
+                fetched = unfinished / file.split
+                if fetched.is_file() and _problem(fetched, file) is not None:
+                    fetched.unlink()
+                if not fetched.is_file():
                     _fetch(client, name, file, unfinished, on_progress, wait_seconds)
-            read_folder(unfinished, name)  # says what is wrong with a file that is whole and no data
+            try:
+                read_folder(unfinished, name)  # says what is wrong with files that are whole and no dataset
+            except MemplanError:
+                shutil.rmtree(unfinished)
+                raise
+            for file in files:
+                sync(unfinished / file.split)
+            sync(unfinished)
             unfinished.rename(folder)
+            sync(folder.parent)
     except Timeout:
         raise MemplanError(f"{folder}: another process is downloading it; wait for it") from None
     except OSError as error:
-        raise MemplanError(f"{folder}: cannot be written: {error.strerror or error}") from None
+        raise MemplanError(f"{folder}: cannot be written: {reason_of(error)}") from None
     finally:
         with suppress(OSError):
             unfinished.rmdir()  # where nothing came at all
@@ -103,16 +120,17 @@ def _fetch_from(
     client: httpx.Client, url: str, part: Path, on_progress: Callable[[int, int | None], None], wait_seconds: float
 ) -> None:
     """Fetch what ``part`` lacks of ``url``, again and again while that brings anything."""
-    failures, furthest = 0, 0
+    failures, furthest, pace = 0, 0, _Pace()
     while failures < TRIES:
         reason = "cut short"
         try:
-            if _stream(client, url, part, on_progress):
+            if _stream(client, url, part, pace, on_progress):
                 return
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
             raise _MirrorError(f"no connection ({error})") from None
         except httpx.HTTPError as error:
             reason = str(error) or type(error).__name__
+        pace.check(0)
         reached = part.stat().st_size if part.exists() else 0
         failures = 0 if reached > furthest else failures + 1
         furthest = max(furthest, reached)
@@ -120,7 +138,30 @@ def _fetch_from(
     raise _MirrorError(f"{reason}, {TRIES} times in a row")
 
 
-def _stream(client: httpx.Client, url: str, part: Path, on_progress: Callable[[int, int | None], None]) -> bool:
+class _Pace:
+    """Sees to it that a download ends: a server that sends a byte now and then is given up."""
+
+    def __init__(self) -> None:
+        self._begin, self._n_bytes = time.monotonic(), 0
+
+    def check(self, n_bytes: int) -> None:
+        """Count ``n_bytes`` more.
+
+        Raises:
+            _MirrorError: over the last ``PACE_SECONDS`` they came too slowly.
+        """
+        self._n_bytes += n_bytes
+        seconds = time.monotonic() - self._begin
+        if seconds < PACE_SECONDS:
+            return
+        if self._n_bytes < SLOWEST_BYTES_PER_SECOND * seconds:
+            raise _MirrorError(f"under {SLOWEST_BYTES_PER_SECOND:,} bytes a second for {seconds:.0f} s")
+        self._begin, self._n_bytes = time.monotonic(), 0
+
+
+def _stream(
+    client: httpx.Client, url: str, part: Path, pace: _Pace, on_progress: Callable[[int, int | None], None]
+) -> bool:
     """Add to ``part`` what the server sends; return whether that is all of it."""
     start = part.stat().st_size if part.exists() else 0
     with client.stream("GET", url, headers={"Range": f"bytes={start}-"} if start else {}) as response:
@@ -143,6 +184,7 @@ def _stream(client: httpx.Client, url: str, part: Path, on_progress: Callable[[i
             raise _MirrorError(f"{n_bytes:,} bytes, more than the {LARGEST_FILE_BYTES:,} that a split may have")
         with part.open("ab" if start else "wb") as file:
             for piece in response.iter_raw():
+                pace.check(len(piece))
                 start += len(piece)
                 if start > LARGEST_FILE_BYTES:
                     raise _MirrorError(f"more than the {LARGEST_FILE_BYTES:,} bytes that a split may have")
@@ -162,4 +204,6 @@ def _problem(path: Path, file: RemoteFile) -> str | None:
             n_lines += piece.count(b"\n")
             last = piece
         n_lines += not last.endswith(b"\n")
-    return None if n_lines == file.n_lines else f"{n_lines:,} lines where the catalog counts {file.n_lines:,}"
+    if n_lines != file.n_lines:
+        return f"{n_lines:,} lines where the catalog counts {file.n_lines:,}"
+    return problem_of_split(path)

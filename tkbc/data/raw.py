@@ -82,6 +82,21 @@ def read_folder(folder: Path, dataset: str) -> Dataset:
     )
 
 
+def problem_of_split(path: Path) -> str | None:
+    """Return why the file ``path`` is a split of no dataset, whatever its format, or None."""
+    problems: list[str] = []
+    try:
+        rows = _read_lines(path, problems)
+    except MemplanError as error:
+        return str(error)
+    for parse in (_parse_quadruple, _parse_yago15k, parse_interval):
+        wrong = list(problems)
+        _parse_lines(path, rows, parse, wrong)
+        if not wrong:
+            return None
+    return f"{path.name}: its lines are no facts of any format that is read"
+
+
 def _parser_of(lines: list[list[str]]) -> Callable[[list[str]], RawFact | str]:
     """Return what reads the lines of a folder; one format for all of them."""
     # A split of YAGO15K may happen to hold no fact with a time.

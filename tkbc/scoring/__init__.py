@@ -24,7 +24,6 @@ from memplan.workload import DeviceType, Precision, Score, Scoring
 from tkbc.scoring.dot_fused import FusedDot
 from tkbc.scoring.l2_fused import FusedL2
 from tkbc.scoring.plain import Chunked, Materialized
-from tkbc.scoring.reference import FORMULAS
 from tkbc.scoring.rounded import HALF_TYPES, Rounded
 
 
@@ -125,9 +124,9 @@ def make_score(
     """
     require(score, scoring, device)
     if scoring == "chunked":
-        return Chunked(FORMULAS[score], HALF_TYPES.get(precision))
+        return Chunked(score, HALF_TYPES.get(precision))
     if scoring == "materialized":
-        return Materialized(FORMULAS[score], HALF_TYPES.get(precision))
+        return Materialized(score, HALF_TYPES.get(precision))
     match score:
         case "l1":
             return _fused_l1(device, threads, precision)

