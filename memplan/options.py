@@ -122,7 +122,7 @@ class JobOptions:
     alloc_conf: Annotated[
         str | None,
         typer.Option(
-            help="CUDA allocator options as in PYTORCH_CUDA_ALLOC_CONF, such as expandable_segments:True; "
+            help="CUDA allocator options as in PYTORCH_ALLOC_CONF, such as expandable_segments:True; "
             "else the environment's.",
             rich_help_panel=_WHERE,
         ),

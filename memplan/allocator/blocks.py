@@ -33,10 +33,11 @@ class Block:
 
     def split(self, size: int) -> Block:
         """Cut the block down to ``size``; return the rest, its new neighbour."""
-        rest = Block(self.address + size, self.size - size, self.pool, self.segment, self.shift)
-        rest.is_mapped, rest.previous, rest.following = self.is_mapped, self, self.following
-        if self.following is not None:
-            self.following.previous = rest
+        after = self.following
+        begin, left = self.address + size, self.size - size
+        rest = Block(begin, left, self.pool, self.segment, self.shift, True, self.is_mapped, self, after)
+        if after is not None:
+            after.previous = rest
         self.following, self.size = rest, size
         return rest
 

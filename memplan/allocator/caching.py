@@ -61,12 +61,14 @@ class CachingAllocator:
         pool = self._small if size <= SMALL_LIMIT else self._large
         if self._collects:
             pool.searches += 1
-        block = self._segments.take(pool, size) or self._new_block(pool, size)
-        if self._segments.splits(block, size):
+        segments = self._segments
+        block = segments.take(pool, size) or self._new_block(pool, size)
+        if block.size > size and segments.splits(block, size):
             pool.put(block.split(size))
         block.is_free = False
         self.allocated_bytes += block.size
-        self.peak_allocated_bytes = max(self.peak_allocated_bytes, self.allocated_bytes)
+        if self.allocated_bytes > self.peak_allocated_bytes:
+            self.peak_allocated_bytes = self.allocated_bytes
         return block
 
     def free(self, block: Block | None) -> None:
@@ -75,7 +77,8 @@ class CachingAllocator:
             return
         self.allocated_bytes -= block.size
         block.is_free = True
-        block.pool.put(block.pool.merged(block))
+        pool = block.pool
+        pool.put(pool.merged(block))
 
     def empty_cache(self) -> None:
         """Return to the driver every segment, or every whole page of an expandable one, that holds no block in use."""

@@ -33,10 +33,11 @@ class Segments:
 
     def take(self, pool: Pool, size: int) -> Block | None:
         """Take the best-fitting free block out of the pool, if the settings let it serve the request."""
+        free = pool.free
         at = pool.first_of(size)
-        if at == len(pool.free) or not self.may_serve(pool.free[at][0], size):
+        if at == len(free) or not self.may_serve(free[at][0], size):
             return None
-        return pool.free.pop(at)[2]
+        return free.pop(at)[2]
 
     def may_serve(self, block_size: int, size: int) -> bool:
         """Return whether ``max_split_size`` lets a block of that size serve a request."""
