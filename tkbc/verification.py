@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple, get_args
 
 import numpy as np
+import torch
 
 from memplan.estimator import estimate
 from memplan.plan import Bytes, MemoryCheck
@@ -62,7 +63,8 @@ def measure(workload: Workload) -> dict[str, Bytes]:
     with meter.recording():
         trainer = Trainer(workload, facts, learning_rate=0.1, phase=meter.phase)
         order = trainer.shuffled(0)
-        for batch in order[: sum(steps := told_steps(workload))].split(steps):
+        steps = told_steps(workload)
+        for batch in torch.split(order[: sum(steps)], steps):
             trainer.step(batch, checking=lambda: check_step(trainer, "verification", "seen here"))
         del batch
     del order
