@@ -88,7 +88,7 @@ def main() -> None:
     draw_bounds(bottom.subplots(), found["bounds"])
     about = found["about"]
     figure.suptitle(
-        f"Instructions counted in compiled code (triton {about['triton']}), no time measured; dashed: what the formula takes",
+        f"Instructions counted, no time measured (triton {about['triton']}); dashed: what the formula takes",
         fontsize=9,
     )
     figure.savefig(options.figure, metadata={"Date": None})

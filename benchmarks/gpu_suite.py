@@ -3,7 +3,7 @@
     python benchmarks/gpu_suite.py --out benchmarks/results/gpu-NAME.json
 
 rates     memplan calibrate: rates, and what context and cuBLAS take; first, in a process that has not used CUDA
-kernels   every fused L1 kernel and block size against a float64 reference on the CPU, at odd shapes, in each precision
+kernels   every fused L1 kernel against a float64 reference on the CPU, at odd shapes, in each precision
 bytes     predicted against measured over random workloads and ICEWS14's shape: requested, allocated, reserved
 traces    the allocator's own record of a step, as (action, bytes), to replay in tests
 times     training steps of TNTPairRE and TNTComplEx at ICEWS14's shape, and the kernels beside their arithmetic floor

@@ -49,6 +49,31 @@ def test_byte_order_mark_crlf_and_unusual_characters(tmp_path: Path) -> None:
     assert graph.timestamps == ("2014-01-01",)
 
 
+def test_a_byte_order_mark_is_read_over_at_the_beginning_alone(tmp_path: Path) -> None:
+    """On any other line it is a character of the name, as U+FEFF is anywhere else."""
+    for split in SPLITS:
+        lines = ("\ufeffa\tr\tb\t1\n", "\ufeffa\tr\t\ufeffb\t1\n", "a\tr\tb\ufeff\t1\n")
+        (tmp_path / split).write_text("".join(lines), encoding="utf-8")
+    assert read_folder(tmp_path, "marks").entities == ("a", "b", "b\ufeff", "\ufeffa", "\ufeffb")
+
+
+@pytest.mark.parametrize("end", [b"", b"\n"])
+@pytest.mark.parametrize("where", [0, 2])
+def test_a_line_may_be_65536_bytes_long_and_no_longer(tmp_path: Path, where: int, end: bytes) -> None:
+    """Its end counted, as a reader of the file has to hold it."""
+    for split in SPLITS:
+        (tmp_path / split).write_bytes(b"a\tr\tb\t1\n")
+    rest = b"\tr\tb\t1" + end
+    longest = b"x" * (65_536 - len(rest)) + rest
+    for line, is_read in ((longest, True), (b"x" + longest, False)):
+        (tmp_path / "train").write_bytes(b"a\tr\tb\t1\n" * where + line)
+        if is_read:
+            assert "x" * (65_536 - len(rest)) in read_folder(tmp_path, "long").entities
+        else:
+            with pytest.raises(MemplanError, match=rf"train:{where + 1}: longer than 65,536 bytes"):
+                read_folder(tmp_path, "long")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

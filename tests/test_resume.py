@@ -21,6 +21,7 @@ from tests.conftest import random_graph, write_folder
 from tests.test_cli import fails, invoke, read_json
 from tests.test_training import ROOT, SHAPE, make_plan, newest_checkpoint
 from tkbc.checkpoints import KEPT, Checkpoints
+from tkbc.run_folder import RunFolder
 from tkbc.trainer import Trainer
 from tkbc.training import Reporter, Result, TrainSettings, resume, train
 
@@ -160,6 +161,29 @@ def test_going_back_over_a_damaged_checkpoint_ends_the_same(tmp_path: Path) -> N
     (newest_checkpoint(tmp_path / "cut") / "state.json").write_bytes(b"{}")
     go_on(tmp_path / "cut")
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+@pytest.mark.parametrize(("epoch", "kept"), [(1, []), (2, [1]), (3, [1, 2]), (4, [1, 2, 3]), (5, [1, 2, 3, 4])])
+def test_going_back_takes_the_epochs_that_are_trained_again_off_the_record(
+    tmp_path: Path, epoch: int, kept: list[int]
+) -> None:
+    begin(tmp_path / "run", **ADAGRAD)
+    _, state = Checkpoints(tmp_path / "run" / "checkpoint").newest()
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    with metrics.open("a") as file:
+        file.write('{"event": "out of memory", "epoch": 4}\n{"epoch": 4, "lo')
+    state.epoch, state.examples_done = epoch, 100
+    folder = RunFolder(tmp_path / "run")
+    folder.rewind(state)
+    folder.close()
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert [line["epoch"] for line in lines if "loss" in line] == kept
+    assert not any("test" in line for line in lines)
+    events = [line for line in lines if "event" in line]
+    assert events == [
+        {"event": "out of memory", "epoch": 4},
+        {"event": "resumed", "epoch": epoch, "examples_done": 100},
+    ]
 
 
 def test_only_the_last_and_the_best_checkpoints_are_kept(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -162,7 +163,8 @@ def _remove(path: Path) -> None:
 
 def _small_text(path: Path) -> str:
     with path.open("rb") as file:
-        return file.read(LARGEST_STATE_BYTES).decode("utf-8")
+        # Not the limit itself: as many bytes as are asked for are taken first, and memory may be what there is none of.
+        return file.read(min(LARGEST_STATE_BYTES, os.fstat(file.fileno()).st_size)).decode("utf-8")
 
 
 def _sha256(path: Path) -> str:

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import NamedTuple, get_args
 
 import numpy as np
+import torch
 
 from memplan.estimator import estimate
 from memplan.plan import Bytes, MemoryCheck
+from memplan.programs.step import told_steps
 from memplan.scorings import available
 from memplan.workload import (
     DEFAULT_WORKSPACE_BYTES,
@@ -51,14 +53,20 @@ def random_facts(shape: Shape, n: int, seed: int = 0) -> Ids:
 
 
 def measure(workload: Workload) -> dict[str, Bytes]:
-    """Set up, take one step and rank one batch of queries, on random facts; return each phase's measured peak."""
+    """Set up, take the steps that a ledger tells and rank one batch of queries, on random facts.
+
+    Returns each phase's measured peak.
+    """
     facts = random_facts(workload, workload.n_facts)
     start_clean(workload.device)
     meter = make_meter(workload.device)
     with meter.recording():
         trainer = Trainer(workload, facts, learning_rate=0.1, phase=meter.phase)
         order = trainer.shuffled(0)
-        trainer.step(order[: workload.batch_size], checking=lambda: check_step(trainer, "verification", "seen here"))
+        steps = told_steps(workload)
+        for batch in torch.split(order[: sum(steps)], steps):
+            trainer.step(batch, checking=lambda: check_step(trainer, "verification", "seen here"))
+        del batch
     del order
     index = index_of(facts, workload.n_relations)
     queried = np.resize(at_one_time(facts), (workload.eval_batch_size // 2 + 1, 4))

@@ -27,8 +27,8 @@ traffic and on ledgers (tests/cuda_standin), and they agree in every byte.
   the segment that a request takes without expandable segments, whose pages may so pass the share by less than one.
 - Where a request needs new memory, the order is: garbage collection (``garbage_collection_threshold`` and a share of
   the memory, see ``Segments.collect_garbage``); the driver is asked; with ``max_split_size_mb``, and segments that are
-  not expandable, one cached oversize block that is large enough goes back, else the largest ones until they are enough,
-  and the driver is asked again; every segment or page without a block in use goes back, the large pool's first, and the
+  not expandable, one cached oversize block that is large enough goes back, else the largest until they are enough, and
+  the driver is asked again; every segment or page without a block in use goes back, the large pool's first, and the
   driver is asked for the last time. What an expandable segment mapped before a no stays until it goes back with these.
 
 One stream is assumed, and that nothing else takes the device's memory meanwhile. Older releases take the lower

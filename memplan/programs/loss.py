@@ -42,8 +42,8 @@ def softmax_cross_entropy(
         ]
         # From the last chunk to the first; a score that brings its softmax still has the last one's scores.
         for c in reversed(sizes):
-            kept = scoring.brings_softmax(workload) and c < chunk
-            if chunk < n and not kept:
+            has_scores = scoring.brings_softmax(workload) and c < chunk
+            if chunk < n and not has_scores:
                 scoring.forward(ledger, workload, b, c)
             _subtract_one_at_labels(ledger, workload, b, c)
             if buffered:

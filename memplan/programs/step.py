@@ -88,14 +88,17 @@ def epoch(ledger: Ledger, workload: Workload, model: ModelProgram) -> None:
     with ledger.phase("shuffle"):
         order = ledger.new("order of the examples", workload.n_examples, dtype="int64", kind="data")
         passes(ledger, "random permutation")
-    _step(ledger, workload, model, workload.batch_size)
-    if workload.device == "cuda":
-        full_steps, last = divmod(workload.n_examples, workload.batch_size)
-        for _ in range(min(full_steps, REPEATED_STEPS) - 1):
-            _step(ledger, workload, model, workload.batch_size)
-        if last:
-            _step(ledger, workload, model, last)
+    for n_examples in told_steps(workload):
+        _step(ledger, workload, model, n_examples)
     ledger.free(order)
+
+
+def told_steps(workload: Workload) -> list[int]:
+    """Return the examples of each step of an epoch that is told: on CUDA full ones and the short last one."""
+    if workload.device != "cuda":
+        return [workload.batch_size]
+    full_steps, last = divmod(workload.n_examples, workload.batch_size)
+    return [workload.batch_size] * min(full_steps, REPEATED_STEPS) + ([last] if last else [])
 
 
 def _step(ledger: Ledger, workload: Workload, model: ModelProgram, n_examples: int) -> None:

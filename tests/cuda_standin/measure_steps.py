@@ -1,4 +1,4 @@
-"""Takes one step and ranks one batch of random workloads on the stand-in device: measured against predicted bytes.
+"""Takes some steps and ranks one batch of random workloads on the stand-in device: measured against predicted bytes.
 
     run.py --gpu T4 python tests/cuda_standin/measure_steps.py --count 300 --seed 7
     run.py --gpu H100 python tests/cuda_standin/measure_steps.py --count 300 --seed 7 --large-share 1 --out steps.json
@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import argparse
 import collections
-import gc
 import json
+import os
 import sys
 import time
 import traceback
@@ -26,8 +26,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from memplan.ledger import Ledger
+from memplan.operators import DETERMINISTIC_WORKSPACE, WORKSPACE_VARIABLE, workspace_bytes
 from memplan.plan import Bytes, MemoryCheck
-from memplan.programs.step import one_step, run
+from memplan.programs.step import run
 from memplan.workload import Workload
 from tests.cuda_standin.answered import answer
 from tests.cuda_standin.device import is_here, set_capacity
@@ -77,32 +78,24 @@ class Measured(NamedTuple):
 
 def measured(workload: Workload) -> Measured:
     """Return the check of one workload, from an empty cache; where it is not exact, with its causes."""
-    start_clean()
     found = Measured(workload, verify(workload).check)
     return found if found.is_exact else found._replace(causes=tuple(causes(workload)))
-
-
-def start_clean() -> None:
-    """Give back what the work before has left: tensors, the workspaces of every thread, cached segments."""
-    gc.collect()
-    torch._C._cuda_clearCublasWorkspaces()
-    torch.cuda.empty_cache()
 
 
 def causes(workload: Workload) -> list[Cause]:
     """Return where allocations and ledger differ in the sizes that occur: each cause once, with its largest size."""
     told = _names_by_size(run(workload))
-    for short in _shortened(workload):
-        told = _names_by_size(run(short)) | told
-    measured_part = _names_by_size(one_step(workload)) | _names_by_size(run(workload, training=False))
+    # The last queries of the evaluation are few, and take less than is told: known, if not told.
+    few = 2 * (workload.eval_batch_size // 2 + 1) % workload.eval_batch_size or workload.eval_batch_size
+    known = {*told, *_names_by_size(run(workload.model_copy(update={"eval_batch_size": few}), training=False))}
     really = allocations_by_operator(workload)
     found: dict[str, int] = {}
     for operator, n_bytes in really:
-        if n_bytes not in told:
+        if n_bytes not in known:
             what = f"{operator} allocates what the ledger does not know"
             found[what] = max(n_bytes, found.get(what, 0))
     sizes = {n_bytes for _, n_bytes in really}
-    for n_bytes, names in measured_part.items():
+    for n_bytes, names in told.items():
         if n_bytes not in sizes:
             found |= {f"{name!r} of the ledger is never allocated": n_bytes for name in names}
     workspace = workload.workspace_bytes
@@ -111,14 +104,6 @@ def causes(workload: Workload) -> list[Cause]:
         told_workspaces = f"cuBLAS workspaces: {len(told.get(workspace, ()))} told"
         found[f"{told_workspaces}, {len(takers)} taken by {', '.join(sorted(set(takers)))}"] = workspace
     return [Cause(*item) for item in found.items()] or [Cause("other lives of the ledger's own tensors", 0)]
-
-
-def _shortened(workload: Workload) -> Iterator[Workload]:
-    """Yield the workload with its short last micro-batch, and its short last batch of queries: no ledger has them."""
-    if rest := workload.batch_size % workload.micro_batch_size:
-        yield workload.model_copy(update={"batch_size": rest, "micro_batch_size": rest})
-    if rest := 2 * (workload.eval_batch_size // 2 + 1) % workload.eval_batch_size:
-        yield workload.model_copy(update={"eval_batch_size": rest})
 
 
 def _names_by_size(ledger: Ledger) -> dict[int, list[str]]:
@@ -131,7 +116,6 @@ def _names_by_size(ledger: Ledger) -> dict[int, list[str]]:
 
 def allocations_by_operator(workload: Workload) -> list[tuple[str, int]]:
     """Return every allocation of the measured work: the operator that asked, and the requested bytes."""
-    start_clean()
     torch.cuda.memory._record_memory_history(max_entries=1_000_000, stacks="python", clear_history=True)
     try:
         with _NamesOperators():
@@ -219,16 +203,19 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--large-share", type=float, default=0.25, help="share of workloads of ICEWS14's shape")
     parser.add_argument("--settle", action="store_true")
+    parser.add_argument("--deterministic", action="store_true", help="as memplan train --deterministic runs them")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     if is_here():
         answer()
         set_capacity(PLENTY_BYTES)
+    extra = be_deterministic() if given.deterministic else {}
     rows: list[Measured] = []
     crashed = []
     begin = time.monotonic()
     with settled_gradients() if given.settle else nullcontext():
-        for workload in step_workloads(given.count, given.seed, given.large_share):
+        for drawn in step_workloads(given.count, given.seed, given.large_share):
+            workload = drawn.model_copy(update=extra)
             try:
                 rows.append(measured(workload))
             except Exception:  # noqa: BLE001 - one workload's failure must not cost the others' results
@@ -244,6 +231,14 @@ def main() -> None:
     if given.out:
         given.out.write_text(json.dumps([_as_json(row) for row in rows]))
     sys.exit(bool(crashed))
+
+
+def be_deterministic() -> dict[str, Any]:
+    """Let PyTorch use deterministic algorithms alone; return what a workload has to say of it."""
+    os.environ[WORKSPACE_VARIABLE] = DETERMINISTIC_WORKSPACE  # read with the first product
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    return {"deterministic": True, "workspace_bytes": workspace_bytes(None, DETERMINISTIC_WORKSPACE)}
 
 
 def _as_json(row: Measured) -> dict[str, Any]:

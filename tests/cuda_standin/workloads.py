@@ -29,12 +29,12 @@ def step_workloads(count: int, seed: int, large_share: float = 0.25) -> Iterator
     n_large = round(count * large_share)
     is_large = [True] * n_large + [False] * (count - n_large)
     draw.shuffle(is_large)
-    small = random_workloads(count, seed, "cuda")
+    small = random_workloads(count, seed, "cuda", of_this_device()["workspace_bytes"])
     for large in is_large:
         if large:
             yield _draw(draw, find_dataset("ICEWS14").shape, batches=(256, 500, 1000), ranks=(50, 64, 100, 200))
         else:
-            yield next(small).model_copy(update=of_this_device())
+            yield next(small)
 
 
 def ledger_workloads(count: int, seed: int) -> Iterator[Workload]:
