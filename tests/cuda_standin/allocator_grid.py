@@ -4,7 +4,7 @@
 
 Each cell is replay_ledgers.py in a process of its own: without bound and at four capacities near the edge. Prints a row
 a cell, keeps the counts with the versions, and ends with 1 where a run is not equal in allocated, reserved and out of
-memory.
+memory. Cells that --out has already, of as many ledgers and the same versions, are not measured again.
 """
 
 from __future__ import annotations
@@ -104,11 +104,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    rows = []
+    rows = _earlier(given)
     for cell in cells(given.gpus, given.addresses):
+        named = {**cell._asdict(), "setting": cell.setting._asdict()}
+        if any(row.items() >= named.items() for row in rows):
+            continue
         counts = measured(cell, given.count, given.seed)
-        rows.append({**cell._asdict(), "setting": cell.setting._asdict()})
-        rows[-1]["capacities"] = {name: count._asdict() for name, count in counts.items()}
+        rows.append({**named, "capacities": {name: count._asdict() for name, count in counts.items()}})
         told = ", ".join(f"{name} {count.equal}/{count.runs}" for name, count in counts.items())
         print(f"{cell.gpu} {cell.addresses:5} {cell.setting.conf or 'default'}: {told}", flush=True)
         if given.out:
@@ -116,10 +118,23 @@ def main() -> None:
     sys.exit(any(c["equal"] < c["runs"] for row in rows for c in row["capacities"].values()))
 
 
+def _earlier(given: argparse.Namespace) -> list[dict[str, Any]]:
+    if given.out is None or not given.out.is_file():
+        return []
+    kept = json.loads(given.out.read_text(encoding="utf-8"))
+    same = _kept(given, [])
+    if any(kept[name] != same[name] for name in ("ledgers", "seed", "versions")):
+        return []
+    found: list[dict[str, Any]] = kept["cells"]
+    return found
+
+
 def _kept(given: argparse.Namespace, rows: list[dict[str, Any]]) -> dict[str, Any]:
     arguments = f"--gpus {' '.join(given.gpus)} --addresses {' '.join(given.addresses)} --count {given.count}"
     return {
         "command": f"python tests/cuda_standin/allocator_grid.py {arguments} --seed {given.seed} --out {given.out}",
+        "ledgers": given.count,
+        "seed": given.seed,
         "versions": {"python": platform.python_version(), "torch": version("torch")},
         "device": "the stand-in CUDA device of tests/cuda_standin: PyTorch's own allocator, no GPU",
         "equal": "runs whose peaks of allocated and reserved bytes, or whose running out of memory, are the same",

@@ -11,7 +11,7 @@
 #include <sys/mman.h>
 
 #define UNIT ((size_t)2 << 20)
-#define N_UNITS ((size_t)1 << 21) /* 4 TiB */
+#define N_UNITS ((size_t)1 << 23) /* 16 TiB */
 #define PAGE 4096
 
 static unsigned char *taken; /* by unit */
