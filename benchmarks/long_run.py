@@ -1,4 +1,4 @@
-"""A day's run in little: 2,000 epochs with a validation and a checkpoint each, resumed three times; and 500 runs listed.
+"""A day's run in little: 2,000 epochs, each validated and kept, resumed three times; and 500 runs listed.
 
     make long-run
     python benchmarks/long_run.py --epochs 2000 --runs 500
@@ -56,9 +56,7 @@ def read(folder: Path) -> Reading:
     process = psutil.Process()
     sizes = {path: path.stat().st_size for path in folder.rglob("*") if path.is_file()}
     metrics = sizes.pop(folder / "metrics.jsonl", 0)
-    return Reading(
-        process.memory_info().rss, process.num_fds(), process.num_threads(), metrics, sum(sizes.values())
-    )
+    return Reading(process.memory_info().rss, process.num_fds(), process.num_threads(), metrics, sum(sizes.values()))
 
 
 class Watching(Reporter):

@@ -127,7 +127,8 @@ class _Builder:
             script = self.scratch / "versions"
             script.write_text(_version_script(replaces))
             flags.append(f"-Wl,--version-script={script}")
-            print(f"{name}: {len(replaces)} functions imported by PyTorch, {len(lacking)} of them not there")
+            told = f"{name}: {len(replaces)} functions imported by PyTorch, {len(lacking)} of them not there"
+            print(told, file=sys.stderr)
         _output([*self.compiler, "-shared", "-o", str(self.out / name), *map(str, objects), *flags])
 
     def _compiled(self, source: Path) -> Path:
