@@ -2,7 +2,7 @@
 
 A row is a fact about PyTorch, measured: on the CPU by ``torch.profiler``'s memory events (tests/test_operators.py), on
 CUDA by the caching allocator's statistics under PyTorch's CUDA build on the stand-in device
-(tests/cuda_standin/test_operators.py). What is no row takes nothing inside; the same tests look at a training step's
+(tests/cuda_standin/test_real_operators.py). What is no row takes nothing inside; the same tests look at a training step's
 other operators for that.
 
 Sums deserve a word. A CUDA sum of more than 131,072 numbers into one, or over a dimension that is not the last, takes
