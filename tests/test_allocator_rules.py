@@ -136,6 +136,14 @@ def test_a_segment_has_an_eighth_more_addresses_than_the_device_has_memory_then_
     assert reserved(allocator) == 20 + 80
 
 
+def test_without_a_capacity_more_than_the_device_has_is_told() -> None:
+    allocator = allocator_with("expandable_segments:True", None, 100)
+    allocate(allocator, 50)
+    allocate(allocator, 500)  # of 120 MiB of addresses 60 are left: a second segment with as many as are needed
+    allocate(allocator, 100)
+    assert reserved(allocator) == 60 + 500 + 100
+
+
 def test_a_share_of_the_memory_bounds_what_is_reserved() -> None:
     allocator = allocator_with("per_process_memory_fraction:0.1", None, 1000)  # 100 MiB
     allocator.free(allocate(allocator, 60))

@@ -96,7 +96,9 @@ class ExpandableSegments(Segments):
                 room, after = room + after.size, after.following
             if room >= size:
                 return first
-        n_bytes = -(-self.address_bytes // pool.page) * pool.page
+        # Where no capacity bounds it, what is too large for the device is to be told all the same.
+        wanted = size if self.device.capacity_bytes is None else 0
+        n_bytes = -(-max(self.address_bytes, wanted) // pool.page) * pool.page
         begin = self.device.begin(n_bytes)
         shift = 0 if self.addresses is None else self.addresses.take(n_bytes) - begin
         segment = Block(begin, n_bytes, pool, begin, shift, is_mapped=False)
