@@ -1,0 +1,123 @@
+"""The ledger of a step that runs on fake tensors: each storage's birth, size and death.
+
+A ``TorchDispatchMode`` sees every operator below autograd. What an operator returns in a storage that was not there
+before is a birth, told once the operator is done; the storage's weak reference tells its death, wherever in PyTorch the
+last owner lets go. What kernels take inside is not visible there: ``memplan.trace.operators`` tells it.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from memplan.ledger import Allocation, Kind, Ledger
+from memplan.trace.engine import DEVICE, without_a_mode
+from memplan.trace.known import Known
+from memplan.trace.names import Names, TracedAllocation, short_name
+from memplan.trace.operators import Inside, Scratch
+
+
+class TracedTensors(FakeTensorMode):
+    """Fake tensors of one trace. A copy of a model refers to the mode that it was built in, as its original does."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TracedTensors:
+        return self
+
+
+class Recorder(TorchDispatchMode):
+    """Tells a ledger of every storage on one device; entered inside ``TracedTensors``.
+
+    ``device_type``: the storages that count, such as ``"cuda"``; ``mapped``: whether tensors of the CPU stand for it.
+    """
+
+    def __init__(self, ledger: Ledger, names: Names, inside: Inside, known: Known, device_type: str) -> None:
+        super().__init__()
+        self.ledger = ledger
+        self.names = names
+        self.inside = inside
+        self.known = known
+        self.device_type = device_type
+        self._last: Any = None
+        """The operator before this one."""
+        self._alive: dict[int, tuple[weakref.ref[Any], Allocation, int]] = {}
+        """By the storage's address: its weak reference, its allocation and its bytes."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        before, self._last = self._last, func
+        kwargs = kwargs or {}
+        if func is DEVICE:
+            return func(*args, **kwargs)
+        for tensor in _tensors((args, kwargs)):
+            if not isinstance(tensor, FakeTensor):
+                self._see(tensor, from_outside=True)
+        func = without_a_mode(func, before, args)
+        self.names.operator = func
+        out = self.known.run(func, args, kwargs)
+        inside = self.inside.of(func, args, kwargs, out)
+        for stage in inside.before:
+            self.ledger.free(*self._take(stage))
+        taken = self._take(inside.during)
+        for tensor in _tensors(out):
+            self._see(tensor)
+        self.ledger.free(*taken)
+        return out
+
+    def _take(self, scratch: Iterable[Scratch]) -> list[Allocation]:
+        """Record the birth of what the running operator takes inside."""
+        operator = short_name(self.names.operator)
+        return [self._birth(f"{operator}: {name}", (n_bytes,), "uint8", n_bytes, "temporaries") for name, n_bytes in scratch]
+
+    def claim(self) -> None:
+        """Give what a module or an optimizer owns its owner's name."""
+        for tensor, name, kind in self.names.owned():
+            allocation = self.allocation_of(tensor)
+            if allocation is not None:
+                allocation.name, allocation.kind = name, kind
+
+    def allocation_of(self, tensor: Tensor) -> Allocation | None:
+        """Return the allocation that holds a tensor's numbers; None where it is not of this trace."""
+        found = self._alive.get(tensor.untyped_storage()._cdata)
+        return None if found is None else found[1]
+
+    def _see(self, tensor: Tensor, *, from_outside: bool = False) -> None:
+        """Record the birth of a tensor's storage where it is new, or its new size."""
+        if tensor.device.type != self.device_type or tensor.layout is not torch.strided:
+            return
+        storage = tensor.untyped_storage()
+        if from_outside and not storage.resizable():
+            return  # numpy's memory, not PyTorch's
+        key, n_bytes = storage._cdata, storage.nbytes()
+        known = self._alive.get(key)
+        if known is not None:
+            if known[2] == n_bytes:
+                return
+            self.ledger.free(known[1])
+        place = self.names.place()
+        name = "made outside the trace" if from_outside else self.names.describe(place)
+        allocation = self._birth(name, tuple(tensor.shape), str(tensor.dtype), n_bytes, self.names.kind, place.line)
+        self._alive[key] = (weakref.ref(storage, lambda _: self._die(key)), allocation, n_bytes)
+
+    def _birth(
+        self, name: str, shape: tuple[int, ...], dtype: str, n_bytes: int, kind: Kind, line: str = ""
+    ) -> Allocation:
+        phase = self.names.phase
+        with self.ledger.phase(phase):
+            return self.ledger.born(
+                TracedAllocation(name, shape, dtype.removeprefix("torch."), n_bytes, kind, phase, line)
+            )
+
+    def _die(self, key: int) -> None:
+        self.ledger.free(self._alive.pop(key)[1])
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
