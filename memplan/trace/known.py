@@ -1,14 +1,14 @@
-"""Numbers that a trace has after all: of integer and boolean tensors, which decide sizes.
+"""Numbers that a trace has after all: those of data, which decide sizes.
 
-Beside a fake tensor of whole numbers goes a real one, as long as all that it was computed from is whole numbers too and
-it is not large: ids, edges, masks over them. So ``x[mask]``, ``.item()`` of a count and ``torch.unique`` of ids have
-their true sizes. What depends on floating-point numbers is not known; a floating-point number that is asked for is 0,
-and no check over such numbers finds anything: ``any`` is false, ``all`` is true.
+Beside a fake tensor goes a real one where its numbers come from data, from Python or numpy, or are whole numbers made
+by arange, randint and their kin, and it is not large: ids, edges, labels, masks over them. So ``x[mask]``, ``.item()`` of
+a count and ``torch.unique`` of ids have their true sizes. What depends on parameters or other random numbers is not known; a
+floating-point number that is asked for is 0, and no check over such numbers finds anything: ``any`` is false, ``all``
+and ``isfinite`` are true.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 aten = torch.ops.aten
 ITEM = aten._local_scalar_dense.default
 EMPTY = (aten.empty.memory_format, aten.empty_strided.default, aten.new_empty.default, aten.empty_like.default)
+FILLED = (aten.zeros.default, aten.ones.default, aten.full.default)
 CHECKS = {aten.any.default: False, aten.all.default: True}
 SHAPED_BY_NUMBERS = (aten.index.Tensor, aten.index_put_.default, aten.index_put.default)
 MOST_NUMBERS = 2**22
@@ -48,9 +49,9 @@ class Known:
         if func is ITEM:
             return self._item(func, args[0])
         if func in SHAPED_BY_NUMBERS:
-            args = (args[0], [self._positions(index) for index in args[1]], *args[2:])
+            args = (args[0], [position for index in args[1] for position in self._positions(index)], *args[2:])
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        knows = all(_real_of(tensor) is not None for tensor in tensors)
+        knows = all(real_of(tensor) is not None for tensor in tensors)
         try:
             out = func(*args, **kwargs)
         except (DataDependentOutputException, DynamicOutputShapeException):
@@ -58,7 +59,8 @@ class Known:
                 raise
             return tree_map(self._fake_of, _run_for_real(func, args, kwargs))
         fakes = [leaf for leaf in tree_leaves(out) if isinstance(leaf, FakeTensor)]
-        if knows and fakes and all(_is_whole(fake) and fake.numel() <= MOST_NUMBERS for fake in fakes):
+        is_data = bool(tensors) or func in FILLED
+        if knows and fakes and all((is_data or _is_whole(f)) and f.numel() <= MOST_NUMBERS for f in fakes):
             reals = [leaf for leaf in tree_leaves(_run_for_real(func, args, kwargs)) if isinstance(leaf, Tensor)]
             if func in EMPTY:
                 for real in reals:
@@ -66,17 +68,22 @@ class Known:
             for fake, real in zip(fakes, reals, strict=True):
                 fake.known_numbers = real  # type: ignore[attr-defined]
         elif func._schema.is_mutable:
-            for fake in fakes:
-                _forget(fake)
+            written = _written(func, args, kwargs)
+            if knows and not fakes and all(real_of(fake) is not None for fake in written):
+                _run_for_real(func, args, kwargs)
+            else:
+                for fake in written:
+                    _forget(fake)
         if func in CHECKS and not knows:
             for fake in fakes:
                 fake.known_answer = CHECKS[func]  # type: ignore[attr-defined]
         return out
 
     def _item(self, func: Any, tensor: Tensor) -> Any:
-        real = _real_of(tensor)
+        real = real_of(tensor)
         if real is not None:
-            return real.item()
+            with unset_fake_temporarily():
+                return real.item()
         if getattr(tensor, "constant", None) is None:
             answer = getattr(tensor, "known_answer", 0.0 if tensor.dtype.is_floating_point else None)
             if answer is not None:
@@ -84,16 +91,10 @@ class Known:
                 return answer
         return func(tensor)
 
-    def _positions(self, index: Any) -> Any:
-        """Return a known mask as the position of its one dimension; anything else as it is."""
-        if not isinstance(index, Tensor) or index.dtype not in (torch.bool, torch.uint8) or index.dim() != 1:
-            return index
-        real = _real_of(index)
-        if real is None:
-            return index
-        with unset_fake_temporarily():
-            positions = real.nonzero()[:, 0]
-        return self._fake_of(positions, device=index.device)
+    def _positions(self, index: Any) -> list[Any]:
+        """Return a known mask as the positions of its dimensions; anything else as it is."""
+        positions = mask_positions(index)
+        return [index] if positions is None else [self._fake_of(some, device=index.device) for some in positions]
 
     def _fake_of(self, real: Any, device: torch.device | None = None) -> Any:
         if not isinstance(real, Tensor):
@@ -104,6 +105,17 @@ class Known:
         return fake
 
 
+def mask_positions(index: Any) -> tuple[Tensor, ...] | None:
+    """Return the positions that a mask selects, one tensor a dimension; None where it is no mask or is not known."""
+    if not isinstance(index, Tensor) or index.dtype not in (torch.bool, torch.uint8):
+        return None
+    real = real_of(index)
+    if real is None:
+        return None
+    with unset_fake_temporarily():
+        return tuple(real.nonzero().unbind(1))
+
+
 def _run_for_real(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     real_args, real_kwargs = tree_map(_as_real, (args, kwargs))
     with unset_fake_temporarily(), torch.no_grad():
@@ -112,17 +124,17 @@ def _run_for_real(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
 
 def _as_real(value: Any) -> Any:
     if isinstance(value, Tensor):
-        return _real_of(value)
+        return real_of(value)
     return torch.device("cpu") if isinstance(value, torch.device) else value
 
 
 def _is_whole(tensor: Tensor) -> bool:
-    return not tensor.dtype.is_floating_point and not tensor.dtype.is_complex and tensor.layout is torch.strided
+    return not tensor.dtype.is_floating_point and not tensor.dtype.is_complex
 
 
-def _real_of(tensor: Tensor) -> Tensor | None:
+def real_of(tensor: Tensor) -> Tensor | None:
     """Return the real tensor beside a fake one, or a real tensor itself; None where it is not known."""
-    if not _is_whole(tensor):
+    if tensor.layout is not torch.strided or tensor.requires_grad:
         return None
     if not isinstance(tensor, FakeTensor):
         return tensor if tensor.device.type == "cpu" else None
@@ -132,11 +144,16 @@ def _real_of(tensor: Tensor) -> Tensor | None:
     return real
 
 
-def _forget(fake: FakeTensor) -> None:
+def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """Return the tensors that an operator writes to, by its schema."""
+    arguments = func._schema.arguments
+    values = [args[i] if i < len(args) else kwargs.get(argument.name) for i, argument in enumerate(arguments)]
+    written = [v for a, v in zip(arguments, values, strict=True) if a.alias_info is not None and a.alias_info.is_write]
+    return [leaf for leaf in tree_leaves(written) if isinstance(leaf, Tensor)]
+
+
+def _forget(fake: Tensor) -> None:
     """Note that a tensor was overwritten by unknown numbers, for all that share its memory."""
     real: Tensor | None = getattr(fake, "known_numbers", None)
     if real is not None:
         real.untyped_storage().is_spoilt = True  # type: ignore[attr-defined]
-
-
-Runner = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]

@@ -23,6 +23,9 @@ from memplan.trace.known import Known
 from memplan.trace.names import Names, TracedAllocation, short_name
 from memplan.trace.operators import Inside, Scratch
 
+LIFT = torch.ops.aten.lift_fresh.default
+"""Makes a fake tensor of one that Python or numpy made."""
+
 
 class TracedTensors(FakeTensorMode):
     """Fake tensors of one trace. A copy of a model refers to the mode that it was built in, as its original does."""
@@ -56,9 +59,15 @@ class Recorder(TorchDispatchMode):
         kwargs = kwargs or {}
         if func is DEVICE:
             return func(*args, **kwargs)
+        is_lifted = func is LIFT
         for tensor in _tensors((args, kwargs)):
             if not isinstance(tensor, FakeTensor):
-                self._see(tensor, from_outside=True)
+                if is_lifted and not tensor.untyped_storage().resizable():
+                    out = self.known.run(func, args, kwargs)
+                    out.untyped_storage().is_numpys = True
+                    return out
+                if not is_lifted:
+                    self._see(tensor, from_outside=True)
         func = without_a_mode(func, before, args)
         self.names.operator = func
         out = self.known.run(func, args, kwargs)
@@ -66,8 +75,9 @@ class Recorder(TorchDispatchMode):
         for stage in inside.before:
             self.ledger.free(*self._take(stage))
         taken = self._take(inside.during)
-        for tensor in _tensors(out):
-            self._see(tensor)
+        sizes = dict(inside.results)
+        for position, tensor in enumerate(_tensors(out)):
+            self._see(tensor, sizes.get(position))
         self.ledger.free(*taken)
         return out
 
@@ -88,23 +98,23 @@ class Recorder(TorchDispatchMode):
         found = self._alive.get(tensor.untyped_storage()._cdata)
         return None if found is None else found[1]
 
-    def _see(self, tensor: Tensor, *, from_outside: bool = False) -> None:
+    def _see(self, tensor: Tensor, n_bytes: int | None = None, *, from_outside: bool = False) -> None:
         """Record the birth of a tensor's storage where it is new, or its new size."""
         if tensor.device.type != self.device_type or tensor.layout is not torch.strided:
             return
         storage = tensor.untyped_storage()
-        if from_outside and not storage.resizable():
-            return  # numpy's memory, not PyTorch's
-        key, n_bytes = storage._cdata, storage.nbytes()
+        if getattr(storage, "is_numpys", False) or (from_outside and not storage.resizable()):
+            return  # memory that PyTorch's allocator does not know
+        key, size = storage._cdata, storage.nbytes()
         known = self._alive.get(key)
         if known is not None:
-            if known[2] == n_bytes:
+            if known[2] == size:
                 return
             self.ledger.free(known[1])
         place = self.names.place()
         name = "made outside the trace" if from_outside else self.names.describe(place)
-        allocation = self._birth(name, tuple(tensor.shape), str(tensor.dtype), n_bytes, self.names.kind, place.line)
-        self._alive[key] = (weakref.ref(storage, lambda _: self._die(key)), allocation, n_bytes)
+        allocation = self._birth(name, tuple(tensor.shape), str(tensor.dtype), n_bytes or size, self.names.kind, place.line)
+        self._alive[key] = (weakref.ref(storage, lambda _: self._die(key)), allocation, size)
 
     def _birth(
         self, name: str, shape: tuple[int, ...], dtype: str, n_bytes: int, kind: Kind, line: str = ""

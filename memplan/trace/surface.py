@@ -1,0 +1,115 @@
+"""What user code calls that fake tensors do not stand: numpy views, modules moved, devices that are not there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
+from torch.overrides import TorchFunctionMode
+
+from memplan.errors import MemplanError
+from memplan.trace.known import real_of
+from memplan.trace.names import Names
+
+TO_NUMPY = (torch.Tensor.numpy, torch.Tensor.__array__)
+CHECKS = {
+    torch.isfinite: True,
+    torch.isnan: False,
+    torch.isinf: False,
+    torch.Tensor.isfinite: True,
+    torch.Tensor.isnan: False,
+    torch.Tensor.isinf: False,
+}
+"""Checks of numbers, which are taken to be sound."""
+
+
+class Surface(TorchFunctionMode):
+    """Stands between user code and fake tensors; ``device_type``: of the trace, ``here``: of the tensors that it makes.
+
+    - ``tensor.numpy()`` gives known whole numbers as they are, else zeros: host code runs on memory of its own.
+    - A trace for CUDA on a machine without it lets the CPU's tensors stand for CUDA's; a trace for the CPU refuses CUDA.
+    """
+
+    def __init__(self, names: Names, device_type: str, here: str) -> None:
+        super().__init__()
+        self.names = names
+        self.device_type = device_type
+        self.here = here
+        self.arrays = 0
+        """Numpy arrays of zeros that were handed out."""
+
+    def __torch_function__(
+        self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in TO_NUMPY and isinstance(args[0], FakeTensor):
+            return self._numpy(args[0])
+        if func is torch.Tensor.cuda:
+            func, args = torch.Tensor.to, (args[0], "cuda")
+        if func is torch.Tensor.to:
+            args = (args[0], *(self._device(value) for value in args[1:]))
+        if "device" in kwargs:
+            kwargs = {**kwargs, "device": self._device(kwargs["device"])}
+        out = func(*args, **kwargs)
+        if func in CHECKS and real_of(args[0]) is None:
+            out.known_answer = CHECKS[func]
+        return out
+
+    def _device(self, value: Any) -> Any:
+        """Return the device that stands for a device; anything else as it is."""
+        if not isinstance(value, str | torch.device) or not str(value).startswith("cuda"):
+            return value
+        if self.device_type == "cpu":
+            raise MemplanError(
+                f"{self.names.line()}: asks for the device {str(value)!r}, but the trace is for the CPU; name the GPU "
+                "(--device T4), or leave the device out: a trace puts tensors where it is for"
+            )
+        return value if self.here == "cuda" else "cpu"
+
+    def _numpy(self, tensor: FakeTensor) -> Any:
+        real = real_of(tensor)
+        with unset_fake_temporarily():
+            if real is None:
+                self.arrays += 1
+                real = torch.zeros(tensor.shape, dtype=tensor.dtype)
+            return real.numpy()
+
+
+def _apply(module: nn.Module, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+    """Move or convert a module's tensors in place, as ``nn.Module._apply`` does for tensors that are not fake."""
+    if recurse:
+        for child in module.children():
+            _apply(child, fn)
+    for parameter in module._parameters.values():
+        if parameter is None:
+            continue
+        with torch.no_grad():
+            _become(parameter, fn(parameter))
+            if parameter.grad is not None:
+                _become(parameter.grad, fn(parameter.grad))
+    for name, buffer in module._buffers.items():
+        if buffer is not None:
+            module._buffers[name] = fn(buffer)
+    return module
+
+
+def _become(tensor: Tensor, other: Tensor) -> None:
+    if other is not tensor:
+        tensor.data = other
+        if isinstance(other, FakeTensor):
+            tensor.fake_device = other.fake_device  # type: ignore[attr-defined]
+
+
+@contextmanager
+def moving_in_place() -> Iterator[None]:
+    """Let modules of fake tensors be moved: PyTorch swaps their tensors, which it cannot where something refers to them."""
+    before = nn.Module._apply
+    nn.Module._apply = _apply  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        nn.Module._apply = before  # type: ignore[method-assign]
