@@ -82,6 +82,11 @@ class Ledger:
             self._live_bytes -= allocation.n_bytes
             self.events.append(Event(allocation))
 
+    @property
+    def live_bytes(self) -> int:
+        """Bytes alive now."""
+        return self._live_bytes
+
     def release_cache(self) -> None:
         """Record that the caching allocator returns its unused segments to the driver (CUDA; nothing on the CPU)."""
         self.events.append(Event(None))

@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from memplan.devices import Target
 from memplan.trace.known import mask_positions
+from memplan.trace.quiet import QUIET
 
 aten = torch.ops.aten
 Scratch = tuple[str, int]
@@ -33,20 +35,21 @@ Rule = Callable[[tuple[Any, ...], dict[str, Any], Any], Taken]
 
 
 class Inside:
-    """The table of one device."""
+    """The table for a target's device."""
 
-    def __init__(self, device_type: str = "cpu") -> None:
-        self.device_type = device_type
-        self.rules = CPU if device_type == "cpu" else {}
+    def __init__(self, target: Target) -> None:
+        self.is_cpu = target.device == "cpu"
+        self.rules = CPU if self.is_cpu else {}
+        self.quiet = QUIET
 
-    def of(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Taken:
-        """Return what a call takes inside; ``out``: what it returned."""
+    def of(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Taken | None:
+        """Return what a call takes inside; ``out``: what it returned. None where nothing was measured of it."""
         rule = self.rules.get(func)
         if rule is not None:
             return rule(args, kwargs, out)
-        if self.device_type == "cpu" and torch.Tag.pointwise in func.tags:
-            return _pointwise(func, args)
-        return NOTHING
+        if torch.Tag.pointwise in func.tags:
+            return _pointwise(func, args) if self.is_cpu else NOTHING
+        return NOTHING if func.is_view or short(func) in self.quiet else None
 
 
 def n_bytes(tensor: Tensor) -> int:
@@ -100,19 +103,24 @@ def _leading(n: int) -> int:
     return rounded + 16 if rounded % 256 == 0 else rounded
 
 
+LSTM_GRADIENT = 10
+"""Position of the result's gradient among the operands of ``mkldnn_rnn_layer_backward``."""
+
+
 def _lstm_sizes(args: tuple[Any, ...]) -> tuple[int, int, tuple[Scratch, ...]]:
     """Return bytes of the workspace, bytes of scratch, and the reordered weights of one oneDNN LSTM layer.
 
-    Fitted to five shapes; the workspace is up to 1.5% too large where hidden sizes are no multiple of 16.
+    Fitted to nine shapes; the workspace is up to 1.5% too large where hidden sizes are no multiple of 16.
     """
     inputs, weight_input, weight_hidden = args[0], args[1], args[2]
     steps, batch, width = inputs.shape
     hidden = weight_hidden.shape[1]
     gates = 4 * steps * batch * _leading(4 * hidden)
-    states = 8 * (steps + 1) * batch * _leading(max(width, hidden))
-    workspace = gates + 5 * states + 4 * steps * batch * hidden
-    row = 4 * _leading(4 * hidden)
-    weights = (("bias", 16 * hidden), ("input weight", weight_input.shape[1] * row), ("hidden weight", hidden * row))
+    row = 8 * (steps + 1) * batch
+    states = row * (3 * _leading(max(width, hidden)) + 2 * _leading(hidden))
+    workspace = gates + states + 4 * steps * batch * hidden
+    line = 4 * _leading(4 * hidden)
+    weights = (("bias", 16 * hidden), ("input weight", weight_input.shape[1] * line), ("hidden weight", hidden * line))
     return workspace, gates + 8 * batch * _leading(hidden) + 8192, weights
 
 
@@ -123,7 +131,9 @@ def _lstm(args: tuple[Any, ...], _kwargs: dict[str, Any], _out: Any) -> Taken:
 
 def _lstm_backward(args: tuple[Any, ...], _kwargs: dict[str, Any], _out: Any) -> Taken:
     _, scratch, weights = _lstm_sizes(args)
-    return Taken(during=(*weights, *weights[:1], ("scratch", scratch)))
+    gradient = args[LSTM_GRADIENT]
+    copied = [] if gradient is None or gradient.is_contiguous() else [("contiguous copy", n_bytes(gradient))]
+    return Taken(during=(*copied, *weights, *weights[:1], ("scratch", scratch)))
 
 
 # --- CPU: what ATen's own kernels make ------------------------------------------------------------------------------

@@ -21,10 +21,14 @@ from memplan.ledger import Allocation, Kind, Ledger
 from memplan.trace.engine import DEVICE, without_a_mode
 from memplan.trace.known import Known
 from memplan.trace.names import Names, TracedAllocation, short_name
-from memplan.trace.operators import Inside, Scratch
+from memplan.trace.operators import NOTHING, Inside, Scratch
+from memplan.trace.result import UnlistedOperator
 
 LIFT = torch.ops.aten.lift_fresh.default
 """Makes a fake tensor of one that Python or numpy made."""
+
+IS_SCRATCH = "inside the operator"
+"""In place of a line: the table of operators tells of this allocation, the trace did not see it."""
 
 
 class TracedTensors(FakeTensorMode):
@@ -47,6 +51,7 @@ class Recorder(TorchDispatchMode):
         self.inside = inside
         self.known = known
         self.device_type = device_type
+        self._unlisted: dict[str, tuple[int, int]] = {}
         self._last: Any = None
         """The operator before this one."""
         self._alive: dict[int, tuple[weakref.ref[Any], Allocation, int]] = {}
@@ -72,6 +77,9 @@ class Recorder(TorchDispatchMode):
         self.names.operator = func
         out = self.known.run(func, args, kwargs)
         inside = self.inside.of(func, args, kwargs, out)
+        if inside is None:
+            inside = NOTHING
+            self._note_unlisted(func, args, kwargs, out)
         for stage in inside.before:
             self.ledger.free(*self._take(stage))
         taken = self._take(inside.during)
@@ -84,7 +92,31 @@ class Recorder(TorchDispatchMode):
     def _take(self, scratch: Iterable[Scratch]) -> list[Allocation]:
         """Record the birth of what the running operator takes inside."""
         operator = short_name(self.names.operator)
-        return [self._birth(f"{operator}: {name}", (n_bytes,), "uint8", n_bytes, "temporaries") for name, n_bytes in scratch]
+        return [
+            self._birth(f"{name} of {operator}", (n_bytes,), "uint8", n_bytes, "temporaries", IS_SCRATCH)
+            for name, n_bytes in scratch
+        ]
+
+    def unlisted(self) -> list[UnlistedOperator]:
+        """Return the operators that the table says nothing of, the one that may change the peak most first."""
+        found = []
+        for name, (calls, reached) in self._unlisted.items():
+            found.append(
+                UnlistedOperator(name=name, calls=calls, bound_bytes=max(0, reached - self.ledger.peak_bytes))
+            )
+        return sorted(found, key=lambda operator: (-operator.bound_bytes, operator.name))
+
+    def _note_unlisted(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+        """Note how high memory would be if the operator took as much inside as its operands and results together."""
+        touched = {
+            t.untyped_storage()._cdata: t.untyped_storage().nbytes()
+            for t in _tensors((args, kwargs, out))
+            if t.device.type == self.device_type
+        }
+        new = sum(n for key, n in touched.items() if key not in self._alive)
+        reached = self.ledger.live_bytes + new + sum(touched.values())
+        calls, highest = self._unlisted.get(short_name(func), (0, 0))
+        self._unlisted[short_name(func)] = (calls + 1, max(highest, reached))
 
     def claim(self) -> None:
         """Give what a module or an optimizer owns its owner's name."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
@@ -73,10 +74,10 @@ class Surface(TorchFunctionMode):
     def _numpy(self, tensor: FakeTensor) -> Any:
         real = real_of(tensor)
         with unset_fake_temporarily():
-            if real is None:
-                self.arrays += 1
-                real = torch.zeros(tensor.shape, dtype=tensor.dtype)
-            return real.numpy()
+            if real is not None:
+                return real.numpy()
+        self.arrays += 1
+        return numpy.zeros(tuple(tensor.shape), dtype=str(tensor.dtype).removeprefix("torch."))
 
 
 def _apply(module: nn.Module, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:

@@ -1,0 +1,2 @@
+"""Operators that take nothing inside."""
+QUIET: frozenset[str] = frozenset()
