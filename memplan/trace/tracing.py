@@ -40,6 +40,12 @@ class Recorded(NamedTuple):
     unlisted: list[UnlistedOperator]
     notes: list[str]
 
+    def first_step(self) -> Ledger:
+        """Return setup and the first step alone."""
+        ledger = self.ledger.copy()
+        ledger.events = ledger.events[: self.first_step_events]
+        return ledger
+
 
 def trace(
     make_step: MakeStep,
