@@ -264,14 +264,14 @@ LOOPS: dict[str, tuple[str, str, int, dict[str, Any]]] = {
 }
 
 
-def workloads() -> dict[str, Callable[[], Step]]:
-    """Return every workload by its name: model, optimizer, precision. Each model meets every optimizer or most."""
+def workloads(device: str = "cpu") -> dict[str, Callable[[], Step]]:
+    """Return every workload by its name: model, optimizer, precision."""
     found: dict[str, Callable[[], Step]] = {}
     names = ("adam", "adamw-foreach", "adamw-fused", "sgd", "adagrad")
     for number, (model, build) in enumerate(BUILDERS.items()):
         for offset, precision in ((0, "fp32"), (2, "fp32"), (1, "bf16")):
             optimizer = names[(number + offset) % len(names)]
-            found[f"{model}, {optimizer}, {precision}"] = partial(step_of, build, optimizer, precision)
+            found[f"{model}, {optimizer}, {precision}"] = partial(step_of, build, optimizer, precision, device)
     own = ("adam", "sgd", "adagrad", "adam-fused")  # PyKEEN makes an AdamW anew from its defaults, which fails
     for number, (name, (model, loop, batch, settings)) in enumerate(LOOPS.items()):
         for offset, precision in ((0, "fp32"), (1, "bf16")):

@@ -15,6 +15,7 @@ from torch import Tensor
 from memplan.devices import Target
 from memplan.trace.known import mask_positions
 from memplan.trace.quiet import QUIET
+from memplan.trace.reductions import Processor, sum_scratch_bytes
 
 aten = torch.ops.aten
 Scratch = tuple[str, int]
@@ -26,6 +27,8 @@ class Taken(NamedTuple):
 
     before: tuple[tuple[Scratch, ...], ...] = ()
     during: tuple[Scratch, ...] = ()
+    lasting: tuple[Scratch, ...] = ()
+    """There from now on."""
     results: tuple[tuple[int, int], ...] = ()
     """Position and bytes of results that the device makes larger than their fake."""
 
@@ -39,11 +42,19 @@ class Inside:
 
     def __init__(self, target: Target) -> None:
         self.is_cpu = target.device == "cpu"
-        self.rules = CPU if self.is_cpu else {}
+        self.rules = CPU if self.is_cpu else _cuda(Processor.of(target))
+        self.workspace_bytes = 0 if self.is_cpu else target.workspace_bytes
+        self._threads: set[bool] = set()
+        """Whether the backward, which has a thread of its own, and the rest have a cuBLAS workspace already."""
         self.quiet = QUIET
 
     def of(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Taken | None:
         """Return what a call takes inside; ``out``: what it returned. None where nothing was measured of it."""
+        if self.workspace_bytes and short(func) in PRODUCTS:
+            in_backward = torch._C._current_graph_task_id() != -1
+            if in_backward not in self._threads:
+                self._threads.add(in_backward)
+                return Taken(lasting=(("cuBLAS workspace", self.workspace_bytes),))
         rule = self.rules.get(func)
         if rule is not None:
             return rule(args, kwargs, out)
@@ -241,4 +252,36 @@ CPU: dict[Any, Rule] = {
     aten._softmax_backward_data.default: _contiguous_copies(0, 1),
     aten._log_softmax_backward_data.default: _contiguous_copies(0, 1),
     aten.native_batch_norm_backward.default: _contiguous_copies(0),
+}
+
+
+# --- CUDA: measured with PyTorch's CUDA build on the stand-in device ------------------------------------------------
+
+PRODUCTS = frozenset({"mm", "addmm", "bmm", "baddbmm", "dot", "mv", "addmv", "vdot", "addbmm", "_scaled_mm"})
+"""Operators that run on cuBLAS, which takes a workspace with a thread's first product and keeps it."""
+
+
+def _sum_on(processor: Processor) -> Rule:
+    def rule(args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Taken:
+        dims = args[1] if len(args) > 1 else None
+        item = 8 if out.dtype in (torch.float64, torch.int64) else 4
+        scratch = sum_scratch_bytes(args[0], dims, item, processor)
+        return Taken(during=(("partial sums", scratch),)) if scratch else NOTHING
+
+    return rule
+
+
+def _cuda(processor: Processor) -> dict[Any, Rule]:
+    return {**CUDA, **dict.fromkeys(SUMS, _sum_on(processor))}
+
+
+SUMS = (aten.sum.default, aten.sum.dim_IntList, aten.mean.default, aten.mean.dim)
+CUDA: dict[Any, Rule] = {
+    aten._softmax.default: _contiguous_copies(0),
+    aten._log_softmax.default: _contiguous_copies(0),
+    aten._softmax_backward_data.default: _contiguous_copies(0, 1),
+    aten._log_softmax_backward_data.default: _contiguous_copies(0, 1),
+    aten.index.Tensor: _index,
+    aten.index_put.default: _index,
+    aten.index_put_.default: _index,
 }

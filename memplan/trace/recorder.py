@@ -82,6 +82,7 @@ class Recorder(TorchDispatchMode):
             self._note_unlisted(func, args, kwargs, out)
         for stage in inside.before:
             self.ledger.free(*self._take(stage))
+        self._take(inside.lasting)
         taken = self._take(inside.during)
         sizes = dict(inside.results)
         for position, tensor in enumerate(_tensors(out)):

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from memplan.alloc_conf import AllocatorSettings, from_environment
-from memplan.allocator import replay
+from memplan.alloc_conf import AllocatorSettings
+from memplan.alloc_environment import from_environment
 from memplan.devices import Target, resolve
-from memplan.errors import DoesNotFitError, UsageError
+from memplan.errors import UsageError
+from memplan.estimator import replayed_peak
 from memplan.ledger import Ledger
 from memplan.plan import Peak, PhasePeak
 from memplan.trace.known import Known
@@ -191,27 +192,12 @@ def peak_of(ledger: Ledger, target: Target, alloc_conf: str | None = None) -> Pe
         return Peak(
             requested_bytes=requested, allocated_bytes=requested, reserved_bytes=requested, device_bytes=requested
         )
-    settings = AllocatorSettings.parse(from_environment() if alloc_conf is None else alloc_conf)
-    allocator = replay(ledger.events, settings)
-    return Peak(
-        requested_bytes=requested,
-        allocated_bytes=allocator.peak_allocated_bytes,
-        reserved_bytes=allocator.peak_reserved_bytes,
-        device_bytes=allocator.peak_reserved_bytes + target.outside_bytes,
-    )
-
-
-def require_fit(found: Trace) -> None:
-    """Raise where a trace does not fit its budget.
-
-    Raises:
-        DoesNotFitError: it does not.
-    """
-    if not found.fits:
-        raise DoesNotFitError(
-            f"{found.workload.function} takes {format_bytes(found.peak.device_bytes)} of "
-            f"{format_bytes(found.budget_bytes or 0)}"
-        )
+    try:
+        settings = AllocatorSettings.parse(from_environment() if alloc_conf is None else alloc_conf)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    total_bytes = target.total_bytes if settings.go_by_total else None
+    return replayed_peak(ledger, settings, total_bytes, target.outside_bytes)
 
 
 def _notes(way: Way, known: Known, surface: Surface) -> list[str]:
