@@ -19,7 +19,8 @@ def trace(
         list[str] | None, typer.Option(metavar="NAME=NUMBER", help="A size for make_step; may be repeated.")
     ] = None,
     fit: Annotated[
-        str | None, typer.Option(metavar="NAME=A..B", help="Find the largest size that fits, such as batch_size=1..4096.")
+        str | None,
+        typer.Option(metavar="NAME=A..B", help="Find the largest size that fits, such as batch_size=1..4096."),
     ] = None,
     effective: Annotated[
         int | None, typer.Option(min=1, help="With --fit: keep this size a step, in equal micro-batches that fit.")

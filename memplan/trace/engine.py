@@ -34,13 +34,14 @@ def without_a_mode(func: Any, before: Any, args: tuple[Any, ...]) -> Any:
     if func is ADD and before is DEVICE and isinstance(args[1], Tensor) and _is_lone(args[0]):
         return aten.add_.Tensor
     in_place = IN_PLACE.get(func)
-    if in_place is not None and _is_lone(args[0]):
+    if in_place is not None and _is_lone(args[0], within_a_formula=1):
         node = torch._C._current_autograd_node()
         if node is not None and node.name().endswith("Backward0"):
             return in_place
     return func
 
 
-def _is_lone(tensor: Tensor) -> bool:
+def _is_lone(tensor: Tensor, within_a_formula: int = 0) -> bool:
     owners = torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)
-    return bool(tensor._use_count() <= LONE_TENSOR and owners <= LONE_STORAGE)
+    held = tensor._use_count()  # type: ignore[attr-defined]
+    return bool(held <= LONE_TENSOR + within_a_formula and owners <= LONE_STORAGE)

@@ -24,7 +24,7 @@ from memplan.units import format_bytes
 RANGE = re.compile(r"([A-Za-z_]\w*)=(\d+)\.\.(\d+)")
 MOST_TRACES = 40
 FIRST_SIZES = (2, 3, 5)
-"""Small, so that the first traces are quick; 1 is left out, since PyTorch treats it as a dimension that is not there."""
+"""Times the lowest: small, so that the first traces are quick. A dimension of 1 alone would be treated otherwise."""
 
 
 class Range(NamedTuple):
@@ -163,7 +163,8 @@ def polynomial_ledger(ledgers: dict[int, Ledger]) -> Callable[[int], Ledger] | N
     order: dict[tuple[tuple[str, bool], ...], list[int]] = {}
     for size, ledger in ledgers.items():
         order.setdefault(_order_of(ledger), []).append(size)
-    alike = sorted(max(order.values(), key=lambda sizes: (len(sizes), max(sizes))))[-3:]
+    groups = sorted(order.values(), key=lambda sizes: (len(sizes), max(sizes)))
+    alike = sorted(groups[-1])[-3:]
     if len(alike) < 3:
         return None
     births = [_births(ledgers[size]) for size in alike]

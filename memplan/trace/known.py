@@ -1,10 +1,10 @@
 """Numbers that a trace has after all: those of data, which decide sizes.
 
 Beside a fake tensor goes a real one where its numbers come from data, from Python or numpy, or are whole numbers made
-by arange, randint and their kin, and it is not large: ids, edges, labels, masks over them. So ``x[mask]``, ``.item()`` of
-a count and ``torch.unique`` of ids have their true sizes. What depends on parameters or other random numbers is not known; a
-floating-point number that is asked for is 0, and no check over such numbers finds anything: ``any`` is false, ``all``
-and ``isfinite`` are true.
+by arange, randint and their kin, and it is not large: ids, edges, labels, masks over them. So ``x[mask]``, ``.item()``
+of a count and ``torch.unique`` of ids have their true sizes. What depends on parameters or other random numbers is not
+known; a floating-point number that is asked for is 0, and no check over such numbers finds anything: ``any`` is false,
+``all`` and ``isfinite`` are true.
 """
 
 from __future__ import annotations
@@ -69,11 +69,11 @@ class Known:
                 fake.known_numbers = real  # type: ignore[attr-defined]
         elif func._schema.is_mutable:
             written = _written(func, args, kwargs)
-            if knows and not fakes and all(real_of(fake) is not None for fake in written):
+            if knows and not fakes and all(real_of(tensor) is not None for tensor in written):
                 _run_for_real(func, args, kwargs)
             else:
-                for fake in written:
-                    _forget(fake)
+                for tensor in written:
+                    _forget(tensor)
         if func in CHECKS and not knows:
             for fake in fakes:
                 fake.known_answer = CHECKS[func]  # type: ignore[attr-defined]

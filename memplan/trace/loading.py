@@ -46,8 +46,8 @@ def load(text: str) -> MakeStep:
     found = getattr(module, function, None)
     if not callable(found):
         raise UsageError(
-            f"{name}: has no function {function}; write def {function}(**sizes) that builds model, optimizer and inputs "
-            "and returns a function that takes one training step"
+            f"{name}: has no function {function}; write def {function}(**sizes) that builds model, optimizer and "
+            "inputs and returns a function that takes one training step"
         )
     return found  # type: ignore[no-any-return]
 
@@ -86,8 +86,8 @@ def _what(error: BaseException) -> str:
     match error:
         case DynamicOutputShapeException() | DataDependentOutputException():
             return (
-                f"{_operator(error)} depends on numbers that a trace does not have; keep it out of the step, or measure "
-                "one with --real"
+                f"{_operator(error)} depends on numbers that a trace does not have; keep it out of the step, or "
+                "measure one with --real"
             )
         case UnsupportedOperatorException():
             return f"{_operator(error)} {_NO_FAKE}"

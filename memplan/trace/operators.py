@@ -6,7 +6,7 @@ until the results are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -27,6 +27,8 @@ class Taken(NamedTuple):
 
     before: tuple[tuple[Scratch, ...], ...] = ()
     during: tuple[Scratch, ...] = ()
+    after: tuple[Scratch, ...] = ()
+    """There and gone once the results are there."""
     lasting: tuple[Scratch, ...] = ()
     """There from now on."""
     results: tuple[tuple[int, int], ...] = ()
@@ -96,7 +98,7 @@ def _convolution_backward(args: tuple[Any, ...], _kwargs: dict[str, Any], out: A
     blocked_image = n_bytes(image) if image.shape[1] > PLAIN_CHANNELS else 0
     g, w = n_bytes(gradient), n_bytes(weight)
     first = (("blocked gradient", g), ("blocked weight", w), ("blocked gradient of the input", of_image))
-    between = (("gradient of the input", of_image), ("blocked gradient of the input", of_image))
+    between: tuple[Scratch, ...] = (("gradient of the input", of_image), ("blocked gradient of the input", of_image))
     second = (
         ("gradient of the input", of_image),
         ("blocked gradient", g),
@@ -104,7 +106,7 @@ def _convolution_backward(args: tuple[Any, ...], _kwargs: dict[str, Any], out: A
         ("blocked gradient of the weight", w),
     )
     if weight.shape[2:].numel() == 1 and any(step > 1 for step in args[4]):
-        between = (*between, ("gradient of the input, in order", of_image))
+        between: tuple[Scratch, ...] = (*between, ("gradient of the input, in order", of_image))
     return Taken((first, between, second) if of_image else (second,))
 
 
@@ -169,9 +171,9 @@ def _pointwise(func: Any, args: tuple[Any, ...]) -> Taken:
         of_number = {bool: torch.bool, int: torch.int64, float: torch.float64, complex: torch.complex128}[type(number)]
         if of_number is not common:
             taken.append(("Python number, cast", common.itemsize))
-    for tensor in tensors:
-        if tensor.dtype is not common and not (tensor.dtype is torch.bool and short(func) == "where"):
-            taken.append(("operand, cast", tensor.numel() * common.itemsize))
+    chooses = short(func) == "where"
+    cast = [t for t in tensors if t.dtype is not common and not (chooses and t.dtype is torch.bool)]
+    taken += [("operand, cast", tensor.numel() * common.itemsize) for tensor in cast]
     return Taken(during=tuple(taken))
 
 
@@ -228,16 +230,18 @@ def _index(args: tuple[Any, ...], _kwargs: dict[str, Any], _out: Any) -> Taken:
 
 def _layer_norm(args: tuple[Any, ...], _kwargs: dict[str, Any], out: Any) -> Taken:
     """Half precision with float32 weights: mean and deviation are float32."""
+    copied = _contiguous_copies(0)(args, {}, out)
     weight = args[2]
     if weight is None or weight.dtype is args[0].dtype:
-        return NOTHING
-    return Taken(results=tuple((i, out[i].numel() * weight.element_size()) for i in (1, 2)))
+        return copied
+    return copied._replace(results=tuple((i, out[i].numel() * weight.element_size()) for i in (1, 2)))
 
 
 CPU: dict[Any, Rule] = {
     aten.mkldnn_rnn_layer.default: _lstm,
     aten.mkldnn_rnn_layer_backward.default: _lstm_backward,
     aten.native_layer_norm.default: _layer_norm,
+    aten.native_layer_norm_backward.default: _contiguous_copies(0, 1),
     aten.index.Tensor: _index,
     aten.index_put.default: _index,
     aten.index_put_.default: _index,
@@ -262,11 +266,11 @@ PRODUCTS = frozenset({"mm", "addmm", "bmm", "baddbmm", "dot", "mv", "addmv", "vd
 
 
 def _sum_on(processor: Processor) -> Rule:
-    def rule(args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Taken:
+    def rule(args: tuple[Any, ...], _kwargs: dict[str, Any], out: Any) -> Taken:
         dims = args[1] if len(args) > 1 else None
         item = 8 if out.dtype in (torch.float64, torch.int64) else 4
         scratch = sum_scratch_bytes(args[0], dims, item, processor)
-        return Taken(during=(("partial sums", scratch),)) if scratch else NOTHING
+        return Taken(after=(("partial sums", scratch),)) if scratch else NOTHING
 
     return rule
 

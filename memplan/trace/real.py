@@ -1,4 +1,4 @@
-"""A real step on the CPU, measured: every allocation and free of PyTorch's CPU allocator, as its profiler tells them."""
+"""A real step on the CPU, measured: every allocation and free of PyTorch's CPU allocator, by its profiler."""
 
 from __future__ import annotations
 
@@ -55,7 +55,9 @@ def ledger_of(results: Any, target: Target) -> Recorded:
             with ledger.phase(phase):
                 name = _name(path)
                 size = fields.alloc_size
-                allocation = Allocation(name, (size,), "uint8", size, "data" if phase == "setup" else "temporaries", phase)
+                allocation = Allocation(
+                    name, (size,), "uint8", size, "data" if phase == "setup" else "temporaries", phase
+                )
                 alive[fields.ptr] = ledger.born(allocation)
         elif fields.ptr in alive:
             ledger.free(alive.pop(fields.ptr))
@@ -99,5 +101,3 @@ def _name(path: tuple[str, ...]) -> str:
     if not names:
         return path[-1] if path else "outside any operator"
     return names[0] if names[0] == names[-1] else f"{names[0]} ({names[-1]})"
-
-

@@ -8,7 +8,7 @@ last owner lets go. What kernels take inside is not visible there: ``memplan.tra
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -31,21 +31,21 @@ IS_SCRATCH = "inside the operator"
 """In place of a line: the table of operators tells of this allocation, the trace did not see it."""
 
 
-class TracedTensors(FakeTensorMode):
+class TracedTensors(FakeTensorMode):  # type: ignore[no-untyped-call]
     """Fake tensors of one trace. A copy of a model refers to the mode that it was built in, as its original does."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TracedTensors:
         return self
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Tells a ledger of every storage on one device; entered inside ``TracedTensors``.
 
-    ``device_type``: the storages that count, such as ``"cuda"``; ``mapped``: whether tensors of the CPU stand for it.
+    ``device_type``: of the storages that count: ``"cpu"`` or ``"cuda"``.
     """
 
     def __init__(self, ledger: Ledger, names: Names, inside: Inside, known: Known, device_type: str) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.ledger = ledger
         self.names = names
         self.inside = inside
@@ -87,7 +87,7 @@ class Recorder(TorchDispatchMode):
         sizes = dict(inside.results)
         for position, tensor in enumerate(_tensors(out)):
             self._see(tensor, sizes.get(position))
-        self.ledger.free(*taken)
+        self.ledger.free(*taken, *self._take(inside.after))
         return out
 
     def _take(self, scratch: Iterable[Scratch]) -> list[Allocation]:
@@ -102,9 +102,7 @@ class Recorder(TorchDispatchMode):
         """Return the operators that the table says nothing of, the one that may change the peak most first."""
         found = []
         for name, (calls, reached) in self._unlisted.items():
-            found.append(
-                UnlistedOperator(name=name, calls=calls, bound_bytes=max(0, reached - self.ledger.peak_bytes))
-            )
+            found.append(UnlistedOperator(name=name, calls=calls, bound_bytes=max(0, reached - self.ledger.peak_bytes)))
         return sorted(found, key=lambda operator: (-operator.bound_bytes, operator.name))
 
     def _note_unlisted(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
@@ -146,7 +144,9 @@ class Recorder(TorchDispatchMode):
             self.ledger.free(known[1])
         place = self.names.place()
         name = "made outside the trace" if from_outside else self.names.describe(place)
-        allocation = self._birth(name, tuple(tensor.shape), str(tensor.dtype), n_bytes or size, self.names.kind, place.line)
+        allocation = self._birth(
+            name, tuple(tensor.shape), str(tensor.dtype), n_bytes or size, self.names.kind, place.line
+        )
         self._alive[key] = (weakref.ref(storage, lambda _: self._die(key)), allocation, size)
 
     def _birth(

@@ -1,7 +1,7 @@
 """What CUDA's sums take inside: partial results of several blocks, in global memory.
 
-The configuration is that of PyTorch's aten/src/ATen/native/cuda/Reduce.cuh (setReduceConfig): a sum that leaves a thread
-more than 256 numbers is shared by several blocks, and each of their threads keeps a partial result.
+The configuration is that of PyTorch's aten/src/ATen/native/cuda/Reduce.cuh (setReduceConfig): a sum that leaves a
+thread more than 256 numbers is shared by several blocks, and each of their threads keeps a partial result.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ MULTIPROCESSORS = {
     "RTX 3060": 28, "RTX 3070": 46, "RTX 3080": 68, "RTX 3090": 82, "RTX 4060": 24, "RTX 4060 Ti 16GB": 34,
     "RTX 4070": 46, "RTX 4080": 76, "RTX 4090": 128, "RTX 5060": 30, "RTX 5070": 48, "RTX 5080": 84, "RTX 5090": 170,
     "P100": 56, "V100": 80, "V100 32GB": 80, "T4": 40, "A10": 72, "A10G": 80, "L4": 58, "L40S": 142, "RTX A4000": 48,
-    "RTX A6000": 84, "RTX 6000 Ada": 142, "A100 40GB": 108, "A100 80GB": 108, "H100": 132, "H100 PCIe": 114, "H200": 132,
+    "RTX A6000": 84, "RTX 6000 Ada": 142, "A100 40GB": 108, "A100 80GB": 108, "H100": 132, "H100 PCIe": 114,
+    "H200": 132,
 }  # fmt: skip
 """By the catalog's names, from the documents that the catalog names; a GPU that is not there counts as the largest."""
 THREADS_OF = {(7, 5): 1024, (8, 6): 1536, (8, 9): 1536, (12, 0): 1536}

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import _disable_current_modes
 
 from memplan.errors import MemplanError
 from memplan.trace.known import real_of
@@ -32,7 +33,7 @@ class Surface(TorchFunctionMode):
     """Stands between user code and fake tensors; ``device_type``: of the trace, ``here``: of the tensors that it makes.
 
     - ``tensor.numpy()`` gives known whole numbers as they are, else zeros: host code runs on memory of its own.
-    - A trace for CUDA on a machine without it lets the CPU's tensors stand for CUDA's; a trace for the CPU refuses CUDA.
+    - A trace for CUDA on a machine without it lets the CPU's tensors stand for CUDA's; one for the CPU refuses CUDA.
     """
 
     def __init__(self, names: Names, device_type: str, here: str) -> None:
@@ -47,8 +48,11 @@ class Surface(TorchFunctionMode):
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func in TO_NUMPY and isinstance(args[0], FakeTensor):
-            return self._numpy(args[0])
+        if func in TO_NUMPY:
+            if isinstance(args[0], FakeTensor):
+                return self._numpy(args[0])
+            with _disable_current_modes():  # a real tensor's own numbers
+                return func(*args, **kwargs)
         if func is torch.Tensor.cuda:
             func, args = torch.Tensor.to, (args[0], "cuda")
         if func is torch.Tensor.to:
@@ -77,7 +81,7 @@ class Surface(TorchFunctionMode):
             if real is not None:
                 return real.numpy()
         self.arrays += 1
-        return numpy.zeros(tuple(tensor.shape), dtype=str(tensor.dtype).removeprefix("torch."))
+        return np.zeros(tuple(tensor.shape), dtype=str(tensor.dtype).removeprefix("torch."))
 
 
 def _apply(module: nn.Module, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
@@ -107,10 +111,32 @@ def _become(tensor: Tensor, other: Tensor) -> None:
 
 @contextmanager
 def moving_in_place() -> Iterator[None]:
-    """Let modules of fake tensors be moved: PyTorch swaps their tensors, which it cannot where something refers to them."""
+    """Let modules of fake tensors be moved: PyTorch would swap their tensors, which fails while they are held."""
     before = nn.Module._apply
-    nn.Module._apply = _apply  # type: ignore[method-assign, assignment]
+    nn.Module._apply = _apply  # type: ignore[method-assign]
     try:
         yield
     finally:
         nn.Module._apply = before  # type: ignore[method-assign]
+
+
+@contextmanager
+def without_compiling(names: Names) -> Iterator[None]:
+    """Refuse torch.compile: which tensors a compiled step makes is decided by its compiler, which a trace does not run.
+
+    Raises:
+        MemplanError: when the user's code calls it, with the line that does.
+    """
+
+    def refuse(*_args: object, **_settings: object) -> None:
+        raise MemplanError(
+            f"{names.line()}: torch.compile decides itself which tensors it makes, so a compiled step is not traced; leave "
+            "it out here, or measure a step with --real"
+        )
+
+    compile_function, compile_module = torch.compile, nn.Module.compile
+    torch.compile, nn.Module.compile = refuse, refuse  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        torch.compile, nn.Module.compile = compile_function, compile_module  # type: ignore[method-assign]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import gc
 import inspect
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -24,7 +25,7 @@ from memplan.trace.names import Names
 from memplan.trace.operators import Inside
 from memplan.trace.recorder import IS_SCRATCH, Recorder, TracedTensors
 from memplan.trace.result import Sources, Trace, TracedStep, TracedTensor, UnlistedOperator, Way
-from memplan.trace.surface import Surface, moving_in_place
+from memplan.trace.surface import Surface, moving_in_place, without_compiling
 from memplan.units import format_bytes
 
 STEPS = 3
@@ -98,9 +99,7 @@ def assert_fits(
     return found
 
 
-def record(
-    make_step: MakeStep, sizes: dict[str, int] | None, target: Target, *, steps: int = STEPS
-) -> Recorded:
+def record(make_step: MakeStep, sizes: dict[str, int] | None, target: Target, *, steps: int = STEPS) -> Recorded:
     """Return the ledger of what ``make_step`` builds and of its first steps.
 
     Raises:
@@ -118,7 +117,7 @@ def record(
     names.on_gradients = recorder.claim
     first_step_events = 0
     gc.collect()  # what an earlier trace left in cycles would die, unseen, in the middle of this one
-    with mode, names, recorder, moving_in_place(), _quietly(), surface:
+    with mode, names, recorder, moving_in_place(), without_compiling(names), _quietly(), surface:
         with errors_told(user_file, FUNCTION), torch.device("cuda") if here == "cuda" else nullcontext():
             step = make_step(**(sizes or {}))
         if not callable(step):
@@ -204,19 +203,29 @@ def _notes(way: Way, known: Known, surface: Surface) -> list[str]:
     notes = []
     if way == "mapped":
         notes.append(
-            "this PyTorch has no CUDA device, so tensors of the CPU stood for CUDA's: operators that CUDA runs by other "
-            "kernels (convolutions, recurrent layers, attention) may differ"
+            "this PyTorch has no CUDA device, so tensors of the CPU stood for CUDA's: operators that CUDA runs by "
+            "other kernels (convolutions, recurrent layers, attention) may differ"
         )
     if known.guesses:
-        notes.append(f"{known.guesses} numbers or checks over numbers were asked for and not known: 0, and nothing found")
+        notes.append(
+            f"{known.guesses} numbers or checks over numbers were asked for and not known: 0, and nothing found"
+        )
     if surface.arrays:
-        notes.append(f"{surface.arrays} numpy arrays were handed out as zeros; what host code makes of them is not seen")
+        notes.append(
+            f"{surface.arrays} numpy arrays were handed out as zeros; what host code makes of them is not seen"
+        )
     return notes
 
 
 @contextmanager
 def _quietly() -> Iterator[None]:
     """Keep warnings about fake tensors and inner details from the user, who cannot change them."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    log = logging.getLogger("torch._subclasses.fake_tensor")  # tells an operator's error with its traceback, too
+    before = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(before)
