@@ -164,12 +164,12 @@ def test_a_ledger_at_sizes_that_were_not_traced() -> None:
 def test_assert_fits() -> None:
     build = partial(make_step, "mlp", "adam")
     assert assert_fits(build, "1GiB").fits
-    with pytest.raises(AssertionError, match="allowed; largest at the peak: .*KiB"):
+    with pytest.raises(AssertionError, match=r"allowed; largest at the peak: .*KiB"):
         assert_fits(build, "10KiB")
 
 
 def test_partial_sums_of_a_cuda_sum() -> None:
-    """Measured on PyTorch's CUDA build: a sum over the first of (4096, 512) takes 16 MiB on a T4's 40 multiprocessors."""
+    """Measured on PyTorch's CUDA build: a sum over the first of (4096, 512) takes 16 MiB on 40 multiprocessors."""
     t4 = Processor(40, 1024)
     assert sum_scratch_bytes(torch.empty(4096, 512, device="meta"), [0], 4, t4) == 2**24
     assert sum_scratch_bytes(torch.empty(4096, 512, device="meta"), [1], 4, t4) == 0
@@ -281,7 +281,15 @@ def test_errors_are_memplan_s_own() -> None:
     def build() -> Step:
         return lambda: torch.randn(3)[torch.randn(3) > 0]
 
-    with pytest.raises(MemplanError, match="test_trace.py:"):
+    with pytest.raises(MemplanError, match=r"test_trace\.py:"):
         trace(build, device="cpu")
     with pytest.raises(UsageError, match="batch_size"):
         trace(build, {"batch_size": 3}, device="cpu")
+
+
+def test_the_readme_s_example_fits_what_the_readme_says() -> None:
+    root = Path(__file__).resolve().parents[1]
+    example = f"{root / 'examples' / 'trace_any_step.py'}:tntpairre"
+    shown = CliRunner().invoke(app, ["trace", example, "--device", "T4", "--fit", "batch_size=1..4096"])
+    assert shown.exit_code == 0, shown.output
+    assert shown.stdout.splitlines()[0].strip() in (root / "README.md").read_text(encoding="utf-8")

@@ -106,7 +106,7 @@ def _convolution_backward(args: tuple[Any, ...], _kwargs: dict[str, Any], out: A
         ("blocked gradient of the weight", w),
     )
     if weight.shape[2:].numel() == 1 and any(step > 1 for step in args[4]):
-        between: tuple[Scratch, ...] = (*between, ("gradient of the input, in order", of_image))
+        between = (*between, ("gradient of the input, in order", of_image))
     return Taken((first, between, second) if of_image else (second,))
 
 

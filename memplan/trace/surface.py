@@ -130,8 +130,8 @@ def without_compiling(names: Names) -> Iterator[None]:
 
     def refuse(*_args: object, **_settings: object) -> None:
         raise MemplanError(
-            f"{names.line()}: torch.compile decides itself which tensors it makes, so a compiled step is not traced; leave "
-            "it out here, or measure a step with --real"
+            f"{names.line()}: torch.compile decides itself which tensors it makes, so a compiled step is not traced; "
+            "leave it out here, or measure a step with --real"
         )
 
     compile_function, compile_module = torch.compile, nn.Module.compile
