@@ -39,15 +39,14 @@ ROOT = Path(__file__).resolve().parents[1]
 LONGEST_SECONDS = 900
 """A mutant whose tests take longer hangs: it is noticed."""
 _MEMORY = ("test_ledger", "test_memory_prediction", "test_operators")
-_SEARCH = ("test_planner", "test_recovery")
 _RUNS = ("test_disk", "test_power", "test_failed_runs", "test_resume", "test_watching")
 ROOMS: dict[str, tuple[str, ...]] = {
     "memplan/ledger.py": _MEMORY,
     "memplan/allocator/*.py": ("test_allocator_limits", "test_allocator_rules", "test_allocator"),
     "memplan/estimator.py": ("test_ledger", "test_allocator", "test_planner", "test_memory_prediction"),
-    "memplan/planner.py": ("test_planner", "test_search"),
+    "memplan/planner.py": ("test_search", "test_planner"),
     "memplan/replan.py": ("test_recovery", "test_search"),
-    "memplan/cost.py": ("test_planner", "test_search"),
+    "memplan/cost.py": ("test_cost", "test_search", "test_planner"),
     "memplan/programs/*.py": (*_MEMORY, "test_interval_training"),
     "tkbc/trainer.py": ("test_step", "test_recovery", "test_interval_training", "test_memory_prediction"),
     "tkbc/loss.py": ("test_loss", "test_step", "test_memory_prediction"),

@@ -7,7 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from memplan.commands import known, machine, planning, sweeping, training, using
+from memplan.commands import known, machine, planning, sweeping, tracing, training, using
 from memplan.errors import MemplanError
 
 
@@ -42,6 +42,7 @@ for command in (
     training.train,
     sweeping.sweep,
     planning.compare,
+    tracing.trace,
     machine.verify,
     machine.calibrate,
     training.evaluate,

@@ -36,12 +36,17 @@ def peak_of(ledger: Ledger, workload: Workload, outside_bytes: int) -> Peak:
     PyTorch's CPU allocator hands every request to the C library and takes nothing in reserve, so on the CPU all four
     numbers are the requested bytes.
     """
-    requested = ledger.peak_bytes
     if workload.device == "cpu":
+        requested = ledger.peak_bytes
         return Peak(
             requested_bytes=requested, allocated_bytes=requested, reserved_bytes=requested, device_bytes=requested
         )
-    settings, total_bytes = AllocatorSettings.parse(workload.alloc_conf), workload.device_total_bytes
+    settings = AllocatorSettings.parse(workload.alloc_conf)
+    return replayed_peak(ledger, settings, workload.device_total_bytes, outside_bytes)
+
+
+def replayed_peak(ledger: Ledger, settings: AllocatorSettings, total_bytes: int | None, outside_bytes: int) -> Peak:
+    """Return the peak of a ledger as CUDA's caching allocator makes it; ``total_bytes``: the device's memory."""
     try:
         allocator = replay(ledger.events, settings, total_bytes=total_bytes)
         reserved = allocator.peak_reserved_bytes
@@ -49,7 +54,7 @@ def peak_of(ledger: Ledger, workload: Workload, outside_bytes: int) -> Peak:
         allocator = replay(ledger.events, settings._replace(memory_fraction=1.0), total_bytes=total_bytes)
         reserved = max(allocator.peak_reserved_bytes, 1 + (settings.allowed_bytes(total_bytes) or 0))
     return Peak(
-        requested_bytes=requested,
+        requested_bytes=ledger.peak_bytes,
         allocated_bytes=allocator.peak_allocated_bytes,
         reserved_bytes=reserved,
         device_bytes=reserved + outside_bytes,

@@ -64,7 +64,10 @@ class Ledger:
 
     def new(self, name: str, *shape: int, dtype: DType = "float32", kind: Kind = "temporaries") -> Allocation:
         """Record the birth of a tensor."""
-        allocation = Allocation(name, shape, dtype, math.prod(shape) * ITEM_BYTES[dtype], kind, self._phase)
+        return self.born(Allocation(name, shape, dtype, math.prod(shape) * ITEM_BYTES[dtype], kind, self._phase))
+
+    def born(self, allocation: Allocation) -> Allocation:
+        """Record the birth of a tensor that is described already."""
         self._live_bytes += allocation.n_bytes
         self.events.append(Event(allocation, is_birth=True))
         if self._live_bytes > self.phase_peaks.get(self._phase, -1):
@@ -78,6 +81,11 @@ class Ledger:
         for allocation in allocations:
             self._live_bytes -= allocation.n_bytes
             self.events.append(Event(allocation))
+
+    @property
+    def live_bytes(self) -> int:
+        """Bytes alive now."""
+        return self._live_bytes
 
     def release_cache(self) -> None:
         """Record that the caching allocator returns its unused segments to the driver (CUDA; nothing on the CPU)."""

@@ -2,8 +2,8 @@
 
 A row is a fact about PyTorch, measured: on the CPU by ``torch.profiler``'s memory events (tests/test_operators.py), on
 CUDA by the caching allocator's statistics under PyTorch's CUDA build on the stand-in device
-(tests/cuda_standin/test_operators.py). What is no row takes nothing inside; the same tests look at a training step's
-other operators for that.
+(tests/cuda_standin/test_real_operators.py). What is no row takes nothing inside; the same tests look at other operators
+of a training step for that.
 
 Sums deserve a word. A CUDA sum of more than 131,072 numbers into one, or over a dimension that is not the last, takes
 scratch by shape and number of multiprocessors (30 to 360 MB at ICEWS14's shapes). So the step sums squares by a dot

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from memplan.curve import aligned, curve, segments
 from memplan.errors import MemplanError, UsageError
-from memplan.ledger import KINDS, Kind
+from memplan.ledger import KINDS, Kind, Ledger
 from memplan.programs.step import one_step
 from memplan.units import format_bytes
 from memplan.workload import Workload
@@ -36,6 +36,27 @@ def plot_step(
     ``measured``: phase and live bytes after each event of a run's first step, as its folder keeps them.
 
     Raises:
+        As ``plot_ledger`` does.
+    """
+    ledger = one_step(workload)
+    title = (
+        f"{workload.model} ({workload.score}, {workload.scoring}) on {workload.dataset or 'your graph'}: rank "
+        f"{workload.rank}, batch {workload.batch_size}, peak {format_bytes(ledger.peak_bytes)}"
+    )
+    plot_ledger(ledger, title, path, budget_bytes=budget_bytes, measured=measured)
+
+
+def plot_ledger(
+    ledger: Ledger,
+    title: str,
+    path: Path,
+    *,
+    budget_bytes: int | None = None,
+    measured: Sequence[tuple[str, int]] | None = None,
+) -> None:
+    """Draw memory over a ledger of setup and one step; see ``plot_step``.
+
+    Raises:
         UsageError: another ending.
         MemplanError: matplotlib is not installed, or the file cannot be written.
     """
@@ -45,7 +66,7 @@ def plot_step(
         from matplotlib.figure import Figure
     except ImportError:
         raise MemplanError("--plot needs matplotlib: pip install 'memplan-tkbc[plot]'") from None
-    points = curve(one_step(workload))
+    points = curve(ledger)
     figure = Figure(figsize=(11, 5.5), layout="constrained")
     axes = figure.add_subplot()
     mib = 2**20
@@ -74,11 +95,7 @@ def plot_step(
     axes.set_ylim(0, 1.05 * highest / mib)
     axes.set_xlabel("allocations and frees of setup and one step, in order")
     axes.set_ylabel("MiB alive")
-    axes.set_title(
-        f"{workload.model} ({workload.score}, {workload.scoring}) on {workload.dataset or 'your graph'}: rank "
-        f"{workload.rank}, batch {workload.batch_size}, peak {format_bytes(max(point.total for point in points))}",
-        pad=52,
-    )
+    axes.set_title(title, pad=52)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     try:
         figure.savefig(path, dpi=150)

@@ -13,10 +13,11 @@ from rich.text import Text
 
 from memplan.curve import curve, sparkline
 from memplan.devices import Target
-from memplan.plan import Estimate, Knob, Plan, TensorAtPeak
+from memplan.ledger import Ledger
+from memplan.plan import Estimate, Knob, Peak, PhasePeak, Plan, TensorAtPeak
 from memplan.programs.step import one_step
 from memplan.units import format_bytes, format_count, format_mib_up
-from memplan.workload import Workload
+from memplan.workload import DeviceType, Workload
 
 if TYPE_CHECKING:
     pass
@@ -38,18 +39,11 @@ def estimate_report(estimate: Estimate, target: Target, *, explain: bool) -> Ren
     workload = estimate.workload
     parts: list[RenderableType] = [_title(workload, target), _layout(workload), _evaluation(workload)]
     peak = estimate.peak
-    line = Text("peak  ").append(format_bytes(peak.requested_bytes), style="bold")
-    line.append(f" requested by tensors ({format_count(peak.requested_bytes)} bytes)")
-    if estimate.workload.device == "cuda":
-        unused = format_bytes(peak.reserved_bytes - peak.allocated_bytes)
-        line.append(f", {format_bytes(peak.allocated_bytes)} allocated")
-        line.append(f", {format_bytes(peak.reserved_bytes)} reserved ({unused} of it fragmentation)")
-        line.append(f", {format_bytes(peak.device_bytes)} on the device")
-    parts += [line, *_large_tensors(estimate.tensors_at_peak)]
+    parts += [peak_line(peak, workload.device), *large_tensors(estimate.tensors_at_peak)]
     if estimate.budget_bytes is not None:
-        parts.append(_verdict(peak.device_bytes, estimate.budget_bytes, target.budget_source))
-    parts += ["", _phases(estimate), _curve(estimate.workload)]
-    parts += ["", _tensors(estimate.tensors_at_peak, everything=explain)]
+        parts.append(verdict(peak.device_bytes, estimate.budget_bytes, target.budget_source))
+    parts += ["", phase_table(estimate.phases), curve_line(one_step(estimate.workload))]
+    parts += ["", tensor_table(estimate.tensors_at_peak, everything=explain)]
     if estimate.knobs is not None:
         parts += ["", _knobs(estimate.knobs)]
     return Group(*parts)
@@ -105,7 +99,7 @@ def plan_summary(plan: Plan, target: Target) -> RenderableType:
         Text(f"why  {plan.reason}"),
         _evaluation(plan.workload),
         Text("peak  ").append(format_bytes(plan.peak.device_bytes), style="bold"),
-        _verdict(plan.peak.device_bytes, plan.budget_bytes, plan.budget_source),
+        verdict(plan.peak.device_bytes, plan.budget_bytes, plan.budget_source),
         Text(f"the smallest budget that would do: {format_mib_up(plan.smallest_budget_bytes)}"),
     )
 
@@ -159,7 +153,20 @@ def _evaluation(workload: Workload) -> Text:
     return Text(f"evaluation: {workload.eval_batch_size} queries × {workload.eval_chunk_size} entities at a time")
 
 
-def _verdict(device_bytes: int, budget_bytes: int, source: str) -> Text:
+def peak_line(peak: Peak, device: DeviceType) -> Text:
+    """Return the peak as each layer of memory sees it."""
+    line = Text("peak  ").append(format_bytes(peak.requested_bytes), style="bold")
+    line.append(f" requested by tensors ({format_count(peak.requested_bytes)} bytes)")
+    if device == "cuda":
+        unused = format_bytes(peak.reserved_bytes - peak.allocated_bytes)
+        line.append(f", {format_bytes(peak.allocated_bytes)} allocated")
+        line.append(f", {format_bytes(peak.reserved_bytes)} reserved ({unused} of it fragmentation)")
+        line.append(f", {format_bytes(peak.device_bytes)} on the device")
+    return line
+
+
+def verdict(device_bytes: int, budget_bytes: int, source: str) -> Text:
+    """Return whether the budget is kept, and by how much."""
     left = budget_bytes - device_bytes
     budget = f"{format_bytes(budget_bytes)} ({source})"
     if left >= 0:
@@ -167,7 +174,7 @@ def _verdict(device_bytes: int, budget_bytes: int, source: str) -> Text:
     return Text("does not fit  ", style="bold red").append(f"{format_bytes(-left)} over {budget}", style="default")
 
 
-def _large_tensors(tensors: list[TensorAtPeak]) -> list[Text]:
+def large_tensors(tensors: Sequence[TensorAtPeak]) -> list[Text]:
     """Return a line on the shape that makes the peak, where one shape alone is over half of it."""
     by_shape: Counter[tuple[int, ...]] = Counter()
     for tensor in tensors:
@@ -186,18 +193,19 @@ def _large_tensors(tensors: list[TensorAtPeak]) -> list[Text]:
     ]
 
 
-def _phases(estimate: Estimate) -> Table:
+def phase_table(phases: Sequence[PhasePeak]) -> Table:
+    """Return each phase's peak, with bars."""
     table = new_table("phase", ("peak", ">"), ("", "<"))
-    highest = max(phase.peak_bytes for phase in estimate.phases)
-    for phase in estimate.phases:
+    highest = max(phase.peak_bytes for phase in phases)
+    for phase in phases:
         bar = "█" * max(1, round(24 * phase.peak_bytes / max(1, highest)))
         table.add_row(phase.name, format_bytes(phase.peak_bytes), bar)
     return table
 
 
-def _curve(workload: Workload) -> Text:
-    """Return memory over one step in one line: the compact form of the picture that --plot draws."""
-    line = sparkline(curve(one_step(workload)), CURVE_WIDTH)
+def curve_line(ledger: Ledger) -> Text:
+    """Return memory over setup and one step in one line: the compact form of the picture that --plot draws."""
+    line = sparkline(curve(ledger), CURVE_WIDTH)
     return Text("one step         ").append(line, style="cyan").append("  setup to optimizer", style="dim")
 
 
@@ -214,7 +222,8 @@ def _knobs(found: list[Knob]) -> RenderableType:
     return table
 
 
-def _tensors(tensors: list[TensorAtPeak], *, everything: bool) -> Table:
+def tensor_table(tensors: Sequence[TensorAtPeak], *, everything: bool) -> Table:
+    """Return the tensors alive at the peak: the largest, or every one with its kind and the phase it is from."""
     total = sum(tensor.bytes for tensor in tensors)
     columns = [("shape", "<"), ("dtype", "<"), ("bytes", ">"), ("share", ">")]
     # Who looks closer is told since when each has been there, too.
