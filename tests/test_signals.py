@@ -58,6 +58,7 @@ def test_a_signal_ends_the_command_with_a_checkpoint(tmp_path: Path, number: int
         stderr=subprocess.PIPE,
         text=True,
         cwd=tmp_path,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # the tests themselves may run under nohup
     )
     wait_for_run(tmp_path / "run", process)
     process.send_signal(number)
@@ -67,6 +68,12 @@ def test_a_signal_ends_the_command_with_a_checkpoint(tmp_path: Path, number: int
     assert f"memplan train --resume {tmp_path / 'run'}" in output
     assert "Traceback" not in errors
     assert (newest_checkpoint(tmp_path / "run") / "model.safetensors").is_file()
+
+
+def take_the_terminal() -> None:
+    """Make the terminal the session leader's own: that is how the hang-up finds it, and not where nohup has begun."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    os.close(os.open(os.ttyname(1), os.O_RDWR))
 
 
 def test_a_lost_terminal_ends_the_command_with_a_checkpoint(tmp_path: Path) -> None:
@@ -80,8 +87,7 @@ def test_a_lost_terminal_ends_the_command_with_a_checkpoint(tmp_path: Path) -> N
         stderr=errors,
         cwd=tmp_path,
         start_new_session=True,
-        # The session's leader takes the terminal for its own: that is how the hang-up finds it.
-        preexec_fn=lambda: os.close(os.open(os.ttyname(1), os.O_RDWR)),
+        preexec_fn=take_the_terminal,
         text=True,
     )
     os.close(its)
