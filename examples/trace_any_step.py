@@ -136,3 +136,9 @@ def pykeen_pairre(batch_size: int = 256, dim: int = 100) -> Step:
 
 
 make_step = tntpairre
+
+
+if __name__ == "__main__":
+    from memplan.trace import trace
+
+    print(f"{trace(tntpairre).peak.requested_bytes:,} bytes at the peak of a step")
