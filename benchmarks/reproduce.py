@@ -29,9 +29,9 @@ os.environ.setdefault("GOMP_SPINCOUNT", "100")  # as memplan train sets it for f
 import torch
 from timing import take_turns
 
+from memplan.files import read_lines, read_object
 from memplan.workload import PAIRRE_SETTINGS, ModelName, Workload
 from tkbc.measure.verify import random_facts
-from tkbc.runs.listing import read_lines, read_object
 from tkbc.step.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]

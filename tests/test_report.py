@@ -23,7 +23,7 @@ from tests.test_cli import fails, invoke
 from tests.test_training import SHAPE, make_plan, newest_checkpoint
 from tkbc.data import load_dataset
 from tkbc.runs.folder import RunFolder
-from tkbc.runs.history import read_history
+from tkbc.runs.metrics import read_metrics
 from tkbc.runs.state import RunState, present_versions
 from tkbc.runs.train import TrainSettings, train
 
@@ -169,7 +169,7 @@ def test_an_unfinished_run_has_a_page_that_says_so(tmp_path: Path) -> None:
     assert "interrupted" in page.texts
     assert "is not ranked yet" in page.text
     assert not any(caption.startswith("Test") for caption in page.tables)
-    assert len(page.tables["Epochs"]) - 1 == len(read_history(run).epochs) > 0
+    assert len(page.tables["Epochs"]) - 1 == len(read_metrics(run).epochs) > 0
 
 
 def test_a_run_without_an_epoch_has_a_page_and_while_it_goes_on_no_advice_to_resume(tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_a_run_without_an_epoch_has_a_page_and_while_it_goes_on_no_advice_to_res
 
 def test_damaged_lines_are_passed_over_and_an_epoch_trained_twice_counts_once(tmp_path: Path) -> None:
     run = a_run(tmp_path, max_epochs=2)
-    before = read_history(run)
+    before = read_metrics(run)
     with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
         again = before.epochs[0].model_dump() | {"loss": 1.25}
         file.write(
@@ -202,7 +202,7 @@ def test_damaged_lines_are_passed_over_and_an_epoch_trained_twice_counts_once(tm
         file.write(json.dumps({"event": "resumed", "epoch": 1, "examples_done": 1200}) + "\n")
         shrunk = {"event": "out of memory", "during": "training", "changes": {"chunk_size": [60, 30]}, "epoch": 2}
         file.write(json.dumps(shrunk) + "\n")
-    after = read_history(run)
+    after = read_metrics(run)
     assert [epoch.loss for epoch in after.epochs] == [1.25, before.epochs[1].loss]
     assert after.final == before.final is not None
     page = Page(render(run))

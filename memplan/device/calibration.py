@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from memplan.device.rates import Rates
 from memplan.errors import MemplanError
+from memplan.files import write_text
 from memplan.workload import first_problem
 
 if TYPE_CHECKING:
@@ -78,9 +78,7 @@ def write(new: Calibration) -> Path:
     path = calibration_file()
     others = [old for old in read_all() if (old.device, old.threads) != (new.device, new.threads)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(f".{os.getpid()}")
-    unfinished.write_text(Calibrations(devices=[*others, new]).model_dump_json(indent=2) + "\n", encoding="utf-8")
-    unfinished.replace(path)
+    write_text(path, Calibrations(devices=[*others, new]).model_dump_json(indent=2) + "\n")
     return path
 
 

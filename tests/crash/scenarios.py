@@ -18,6 +18,7 @@ from memplan.catalog.downloads import RemoteFile
 from memplan.device.rates import cpu_rates
 from memplan.device.target import Target
 from memplan.errors import MemplanError
+from memplan.files import read_lines
 from memplan.search.planner import plan
 from memplan.workload import Shape
 from tests.conftest import random_graph, write_folder
@@ -27,7 +28,6 @@ from tkbc.data.download import download
 from tkbc.runs.checkpoint import save_checkpoint
 from tkbc.runs.checkpoint_folders import Checkpoints
 from tkbc.runs.folder import RunFolder
-from tkbc.runs.listing import read_lines
 from tkbc.runs.settings import TrainSettings
 from tkbc.runs.state import RunState, present_versions
 from tkbc.step.trainer import Trainer

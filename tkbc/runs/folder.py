@@ -14,14 +14,13 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from memplan.errors import MemplanError, is_full, reason_of
-from memplan.files import make_folder, replace_file, sync
+from memplan.files import make_folder, read_lines, sync, write_text
 from memplan.memory.curve import CURVE_FILE
 from memplan.plan import MemoryCheck, to_json
 from tkbc.runs.checkpoint_folders import Checkpoints
-from tkbc.runs.listing import read_lines
+from tkbc.runs.metrics import METRICS_FILE, Event, Line
 from tkbc.runs.state import RunState
 
-METRICS_FILE = "metrics.jsonl"
 LOCK_SECONDS = 1.0
 """How long to wait for the lock: a listing of runs holds it for an instant."""
 
@@ -89,7 +88,7 @@ class RunFolder:
             if "event" in line
             or ("loss" in line and isinstance(line.get("epoch"), int) and line["epoch"] < state.epoch)
         ]
-        lines.append({"event": "resumed", "epoch": state.epoch, "examples_done": state.examples_done})
+        lines.append(_as_json(Event(event="resumed", epoch=state.epoch, examples_done=state.examples_done)))
         self._replace(METRICS_FILE, "".join(json.dumps(line) + "\n" for line in lines), durable=True)
 
     def close(self) -> None:
@@ -101,10 +100,10 @@ class RunFolder:
         with _writing(self.path):
             _describe(self.path, state)
 
-    def append(self, line: dict[str, Any]) -> None:
+    def append(self, line: Line) -> None:
         """Add a line to metrics.jsonl."""
         with _writing(self.path), (self.path / METRICS_FILE).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(json.dumps(_as_json(line)) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
@@ -133,7 +132,7 @@ class RunFolder:
 
     def _replace(self, name: str, text: str, *, durable: bool = False) -> None:
         with _writing(self.path):
-            _replace(self.path, name, text, durable=durable)
+            write_text(self.path / name, text, durable=durable)
 
 
 def _describe(folder: Path, state: RunState) -> None:
@@ -144,18 +143,13 @@ def _describe(folder: Path, state: RunState) -> None:
         "versions": state.versions,
     }
     text = json.dumps({**config, "data_sha256": state.data_sha256}, indent=2) + "\n"
-    _replace(folder, "config.json", text, durable=True)
-    _replace(folder, "plan.json", to_json(state.plan) + "\n", durable=True)
+    write_text(folder / "config.json", text, durable=True)
+    write_text(folder / "plan.json", to_json(state.plan) + "\n", durable=True)
 
 
-def _replace(folder: Path, name: str, text: str, *, durable: bool) -> None:
-    """Write a file so that a reader finds the old text or the new; ``durable``: after a power cut, too."""
-    unfinished = folder / f"{name}.unfinished"
-    unfinished.write_text(text, encoding="utf-8")
-    if durable:
-        replace_file(unfinished, folder / name)
-    else:
-        unfinished.replace(folder / name)
+def _as_json(line: Line) -> dict[str, Any]:
+    """Return a line of metrics.jsonl with the fields that its writer has set."""
+    return line.model_dump(exclude_unset=True)
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import shlex
 import time
@@ -13,17 +12,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pydantic_core import from_json
-
 from memplan.errors import MemplanError
+from memplan.files import read_object
 from memplan.plan import Plan
 from memplan.units import format_bytes
+from tkbc.runs.metrics import METRICS_FILE, read_metrics
 
 RUNS = Path("runs")
 """Where new runs go, and where they are looked for."""
 
-FAILED = "failed"
-"""The event in metrics.jsonl that says a run's numbers went wrong; what comes after it is another attempt."""
 FOLLOW_SECONDS = 2.0
 
 RunStatus = Literal["finished", "interrupted", "running", "failed"]
@@ -66,26 +63,17 @@ def read_run(folder: Path) -> RunInfo:
         MemplanError: it is no run folder.
     """
     plan = Plan.read(folder / "plan.json")
-    epochs, test, best, has_failed = 0, None, None, False
-    for line in read_lines(folder / "metrics.jsonl"):
-        with suppress(KeyError, TypeError, ValueError):
-            if "event" in line:
-                has_failed = line["event"] == FAILED
-            elif "loss" in line:
-                epochs = max(epochs, int(line["epoch"]))
-                if line["valid"] is not None:
-                    mrr = float(line["valid"]["both"]["mrr"])
-                    best = mrr if best is None else max(best, mrr)
-            elif "test" in line:
-                test = float(line["test"]["both"]["mrr"])
+    metrics = read_metrics(folder)
+    best, test = metrics.best, metrics.final
+    epochs = metrics.epochs[-1].epoch if metrics.epochs else 0
     config = read_object(folder / "config.json")
     # A sweep's trial ranks no test split.
     is_finished = test is not None or (config.get("rank_test") is False and epochs >= config.get("max_epochs", 0))
-    ended: RunStatus = "failed" if has_failed else "finished" if is_finished else "interrupted"
+    ended: RunStatus = "failed" if metrics.has_failed else "finished" if is_finished else "interrupted"
     measured = read_object(folder / "memory_check.json")
     peak = measured.get("peak")
     with suppress(OSError):
-        changed = (folder / "metrics.jsonl").stat().st_mtime
+        changed = (folder / METRICS_FILE).stat().st_mtime
         return RunInfo(
             folder=folder,
             state="running" if is_running(folder) else ended,
@@ -102,10 +90,10 @@ def read_run(folder: Path) -> RunInfo:
             measured_bytes=peak["measured"]["requested_bytes"] if isinstance(peak, dict) else None,
             epochs=epochs,
             max_epochs=config.get("max_epochs"),
-            valid_mrr=best,
-            test_mrr=test,
+            valid_mrr=None if best is None or best.valid is None else best.valid.both.mrr,
+            test_mrr=None if test is None else test.test.both.mrr,
         )
-    raise MemplanError(f"{folder}: no metrics.jsonl; name the folder of a run, such as {RUNS}/NAME")
+    raise MemplanError(f"{folder}: no {METRICS_FILE}; name the folder of a run, such as {RUNS}/NAME")
 
 
 def list_runs(root: Path) -> list[RunInfo]:
@@ -197,24 +185,3 @@ def memory_line(memory: Mapping[str, int | None]) -> str:
     names = ("allocated", "reserved", "peak", "budget", "process")
     values = ((name, memory.get(f"{name}_bytes")) for name in names)
     return ", ".join(f"{name} {format_bytes(value)}" for name, value in values if value is not None)
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """Return the JSON object in ``path``, an empty one where there is none."""
-    with suppress(OSError, ValueError, RecursionError):
-        value = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(value, dict):
-            return value
-    return {}
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of ``path`` that are whole JSON objects."""
-    lines = []
-    with suppress(OSError), path.open("rb") as file:
-        for text in file:
-            with suppress(ValueError):
-                line = from_json(text)  # three times as fast as json: hundreds of runs are listed at once
-                if isinstance(line, dict):
-                    lines.append(line)
-    return lines

@@ -19,7 +19,8 @@ from tkbc.measure.meter import start_clean
 from tkbc.ranking.evaluation import Evaluation, as_dict, evaluate
 from tkbc.runs.checkpoint import load_checkpoint, load_model, save_checkpoint
 from tkbc.runs.folder import RunFolder
-from tkbc.runs.listing import FAILED, how_to_resume
+from tkbc.runs.listing import how_to_resume
+from tkbc.runs.metrics import FAILED, Epoch, Event, Final
 from tkbc.runs.recovery import changes_of, is_out_of_memory, smaller_plan
 from tkbc.runs.reporter import EpochReport, Reporter, Result
 from tkbc.runs.state import Best, RunState
@@ -106,9 +107,11 @@ class Run:
             raise DoesNotFitError(f"{error}. Free memory, then {self._resume}") from None
         except NotFiniteError as error:
             with suppress(MemplanError):  # the first error is the one to tell
-                self.folder.append({"event": FAILED, "epoch": self.state.epoch, "what": str(error)})
+                self.folder.append(Event(event=FAILED, epoch=self.state.epoch, what=str(error)))
             raise
-        self.folder.append({"test": as_dict(test), "best_epoch": None if best is None else best.epoch})
+        self.folder.append(
+            Final.model_validate({"test": as_dict(test), "best_epoch": None if best is None else best.epoch})
+        )
         return self._end(interrupted=False, test=test)
 
     def _end(self, *, interrupted: bool, test: Evaluation | None) -> Result:
@@ -195,7 +198,8 @@ class Run:
         valid = self._rank("valid") if validate else None
         report = EpochReport(state.epoch, loss, penalty, state.seconds, n_examples / state.seconds, valid)
         memory = self.watch.now(self.trainer)._asdict()
-        self.folder.append({**report._asdict(), "valid": None if valid is None else as_dict(valid), "memory": memory})
+        ranking = None if valid is None else as_dict(valid)
+        self.folder.append(Epoch.model_validate({**report._asdict(), "valid": ranking, "memory": memory}))
         if self.board is not None:
             self.board.add(report, memory)
         self.reporter.epoch_done(report)
@@ -256,8 +260,16 @@ class Run:
         self.watch.adopt(state.plan)
         self.folder.describe(state)
         changes = changes_of(before, state.plan)
-        event = {"event": "out of memory", "during": part, "reason": reason, "changes": changes}
-        self.folder.append({**event, "epoch": state.epoch, "examples_done": state.examples_done})
+        self.folder.append(
+            Event(
+                event="out of memory",
+                epoch=state.epoch,
+                examples_done=state.examples_done,
+                during=part,
+                reason=reason,
+                changes=changes,
+            )
+        )
         told = ", ".join(f"{name.replace('_', ' ')} {old} → {new}" for name, (old, new) in changes.items())
         self.reporter.notice(f"out of memory while {'training' if part == 'training' else 'ranking'}: {told}; going on")
 
@@ -278,7 +290,7 @@ class Run:
         drifted = drift(check)
         if drifted is not None and drifted != self._known_drift:
             self._known_drift = drifted
-            self.folder.append({"event": "memory drift", "epoch": self.state.epoch, "what": drifted})
+            self.folder.append(Event(event="memory drift", epoch=self.state.epoch, what=drifted))
             self.reporter.notice(drifted)
             if self.settings.strict_memory:
                 self._save_unless_over()

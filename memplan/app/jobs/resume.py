@@ -15,7 +15,8 @@ from memplan.plan import Plan
 from memplan.search.planner import plan as search
 from memplan.units import format_bytes
 from memplan.workload import validated
-from tkbc.runs.listing import RUNS, newest_unfinished, read_lines
+from tkbc.runs.listing import RUNS, newest_unfinished
+from tkbc.runs.metrics import read_metrics
 
 if TYPE_CHECKING:
     from tkbc.data import Dataset
@@ -57,7 +58,7 @@ def resume_command(run: str, given: SearchOptions, settings: dict[str, Any], ref
         raise UsageError(
             f"--max-epochs {state.settings.max_epochs}: the run is in epoch {state.epoch} already; give more"
         )
-    if state.is_over and any("test" in line for line in read_lines(folder / "metrics.jsonl")):
+    if state.is_over and read_metrics(folder).final is not None:
         epochs = f"{folder}: the run is finished after {state.epoch - 1} epochs"
         if state.epoch > state.settings.max_epochs:
             raise UsageError(f"{epochs}; give more --max-epochs to go on with it")

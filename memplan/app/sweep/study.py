@@ -22,8 +22,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from memplan.app.options import JobOptions, SearchOptions
 from memplan.app.sweep.space import Dimension, Range, Value, combinations, flags
 from memplan.errors import DoesNotFitError, MemplanError, UsageError
+from memplan.files import read_lines
 from memplan.workload import validated
-from tkbc.runs.listing import read_lines
 
 if TYPE_CHECKING:
     import optuna

@@ -14,10 +14,11 @@ from memplan.app.sweep.study import Trial, Watcher
 from memplan.catalog.recipes import find_recipe
 from memplan.device.target import Target
 from memplan.errors import DoesNotFitError, NotFiniteError
+from memplan.files import read_object
 from memplan.plan import Plan
 from memplan.workload import validated
 from tkbc.data.dataset import Dataset
-from tkbc.runs.listing import read_lines, read_object
+from tkbc.runs.metrics import read_metrics
 from tkbc.runs.reporter import EpochReport, Reporter, Result
 from tkbc.runs.settings import TrainSettings
 
@@ -102,13 +103,13 @@ def _train(
 
 def _replay(folder: Path, state: RunState, watcher: Watcher) -> None:
     """Tell the watcher of the validations that the checkpoint has behind it."""
-    for line in read_lines(folder / "metrics.jsonl"):
-        if "loss" in line and line.get("valid") is not None and line["epoch"] < state.epoch:
-            watcher.validated(line["epoch"], line["valid"]["both"]["mrr"])
+    for epoch in read_metrics(folder).epochs:
+        if epoch.valid is not None and epoch.epoch < state.epoch:
+            watcher.validated(epoch.epoch, epoch.valid.both.mrr)
 
 
 def _ended(folder: Path, plan: Plan, watcher: Watcher, state: Any, why: str = "") -> Trial:
-    seconds = [line["seconds"] for line in read_lines(folder / "metrics.jsonl") if "loss" in line]
+    seconds = [epoch.seconds for epoch in read_metrics(folder).epochs]
     peak = read_object(folder / "memory_check.json").get("peak")
     return Trial(
         trial=0,

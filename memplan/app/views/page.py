@@ -17,13 +17,14 @@ from pydantic import ValidationError
 from memplan.app.views.charts import line_chart, memory_chart
 from memplan.app.views.repeat import how_to_repeat
 from memplan.errors import MemplanError
+from memplan.files import read_object, write_text
 from memplan.memory.curve import curve, read_measured
 from memplan.memory.programs.step import one_step
 from memplan.plan import MemoryCheck, Plan
 from memplan.units import format_bytes, format_count, format_mib_up
 from memplan.workload import PAIRRE_SETTINGS
-from tkbc.runs.history import Epoch, Event, History, Ranking, read_history
-from tkbc.runs.listing import how_to_resume, read_object, read_run
+from tkbc.runs.listing import how_to_resume, read_run
+from tkbc.runs.metrics import Epoch, Event, Ranking, RunMetrics, read_metrics
 
 PAGE = "report.html"
 RANKS = (
@@ -43,14 +44,10 @@ def write_page(run: Path, output: Path | None = None) -> Path:
     """
     text = render(run)
     path = output or run / PAGE
-    unfinished = path.with_name(f"{path.name}.unfinished")
     try:
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(path)
+        write_text(path, text)
     except OSError as error:
         raise MemplanError(f"{path}: cannot be written: {error.strerror or error}") from None
-    finally:
-        unfinished.unlink(missing_ok=True)
     return path
 
 
@@ -63,7 +60,7 @@ def render(run: Path) -> str:
     info = read_run(run)
     plan = Plan.read(run / "plan.json")
     config = read_object(run / "config.json")
-    history = read_history(run)
+    history = read_metrics(run)
     check = _read_check(run)
     workload = plan.workload
     dataset = Path(info.dataset or config.get("dataset") or "a graph").name
@@ -108,7 +105,7 @@ def _read_check(run: Path) -> MemoryCheck | None:
         return None
 
 
-def _figures(plan: Plan, history: History, check: MemoryCheck | None) -> list[tuple[str, str, str]]:
+def _figures(plan: Plan, history: RunMetrics, check: MemoryCheck | None) -> list[tuple[str, str, str]]:
     """Return label, value and note of what a reader wants to see first."""
     found = []
     if history.final is not None:
@@ -130,7 +127,7 @@ def _figures(plan: Plan, history: History, check: MemoryCheck | None) -> list[tu
     return found
 
 
-def _rankings(history: History) -> list[tuple[str, list[tuple[str, ...]]]]:
+def _rankings(history: RunMetrics) -> list[tuple[str, list[tuple[str, ...]]]]:
     found = []
     if history.final is not None:
         best = history.final.best_epoch
@@ -146,7 +143,7 @@ def _ranking_rows(ranking: Ranking) -> list[tuple[str, ...]]:
     ]
 
 
-def _charts(history: History) -> list[tuple[str, Markup]]:
+def _charts(history: RunMetrics) -> list[tuple[str, Markup]]:
     """Return caption and picture of loss and validation over epochs."""
     found = []
     losses = [(epoch.epoch, epoch.loss) for epoch in history.epochs]

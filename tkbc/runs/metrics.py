@@ -1,4 +1,4 @@
-"""What a run's metrics.jsonl tells: its epochs, its events and its test. Lines that are damaged are passed over."""
+"""metrics.jsonl, the record of a run: what its lines are, and how they are read. Damaged lines are passed over."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from typing import Annotated, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tkbc.runs.listing import read_lines
+from memplan.files import read_lines
+
+METRICS_FILE = "metrics.jsonl"
+FAILED = "failed"
+"""The event that says a run's numbers went wrong; what comes after it is another attempt."""
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -47,6 +51,8 @@ class Epoch(BaseModel):
     seconds: Finite
     examples_per_second: Finite
     valid: Ranking | None = None
+    memory: dict[str, int | None] | None = None
+    """What ``MemoryNow`` says at its end; None in runs of older versions."""
 
 
 class Final(BaseModel):
@@ -59,7 +65,7 @@ class Final(BaseModel):
 
 
 class Event(BaseModel):
-    """Something that happened on the way; what it is decides which of the rest it tells."""
+    """Something that happened on the way; what it is decides which of the other fields are there."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -68,15 +74,24 @@ class Event(BaseModel):
     examples_done: int | None = None
     what: str | None = None
     during: str | None = None
+    reason: str | None = None
     changes: dict[str, tuple[int, int]] | None = None
 
 
-class History(NamedTuple):
-    """A run so far; of an epoch that was trained again, the last time."""
+Line = Epoch | Event | Final
+
+
+class RunMetrics(NamedTuple):
+    """A run so far, its epochs in order; of an epoch that was trained again, the last time."""
 
     epochs: list[Epoch]
     events: list[Event]
     final: Final | None
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether its numbers went wrong, and no other attempt followed."""
+        return bool(self.events) and self.events[-1].event == FAILED
 
     @property
     def best(self) -> Epoch | None:
@@ -84,12 +99,12 @@ class History(NamedTuple):
         return max((e for e in self.epochs if e.valid), key=lambda e: e.valid.both.mrr if e.valid else 0, default=None)
 
 
-def read_history(run_folder: Path) -> History:
-    """Return what the run in ``run_folder`` has told so far."""
+def read_metrics(run_folder: Path) -> RunMetrics:
+    """Return what the run in ``run_folder`` has recorded so far."""
     epochs: dict[int, Epoch] = {}
     events = []
     final = None
-    for line in read_lines(run_folder / "metrics.jsonl"):
+    for line in read_lines(run_folder / METRICS_FILE):
         with suppress(ValidationError):
             if "event" in line:
                 events.append(Event.model_validate(line))
@@ -98,4 +113,4 @@ def read_history(run_folder: Path) -> History:
             else:
                 epoch = Epoch.model_validate(line)
                 epochs[epoch.epoch] = epoch
-    return History([epochs[number] for number in sorted(epochs)], events, final)
+    return RunMetrics([epochs[number] for number in sorted(epochs)], events, final)
