@@ -14,7 +14,7 @@ import pytest
 import memplan
 from memplan import Settings, Shape, estimate, plan
 from memplan.app import api as library
-from memplan.app.options import JobOptions
+from memplan.app.request import JobRequest
 from memplan.errors import DoesNotFitError, MemplanError, UsageError
 from tests.conftest import random_graph, write_folder
 from tests.test_cli import read_json
@@ -60,7 +60,7 @@ def test_paths_serve_as_text_does(tmp_path: Path) -> None:
 
 
 def test_every_option_of_the_commands_is_a_setting_of_the_library() -> None:
-    options = {field.name for field in fields(JobOptions)} - {"dataset"}
+    options = {field.name for field in fields(JobRequest)} - {"dataset"}
     assert set(Settings.__annotations__) == options
     for name in memplan.__all__:
         assert inspect.getdoc(getattr(memplan, name))

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from memplan.app.options import SearchOptions
+from memplan.app.request import SearchRequest
 from memplan.app.sweep.space import Choice, Range, combinations, default_space, flags, parse_space
 from memplan.app.sweep.study import Trial, Watcher, best_first, keep_sweep, new_sweep, read_trials, search
 from memplan.catalog.recipes import RECIPES, find_recipe
@@ -96,7 +96,7 @@ def _sweep(folder: Path, n_trials: int, stop_after: int | None = None) -> list[T
 
     begun = 0
 
-    def train(given: SearchOptions, settings: dict[str, Any], _folder: Path, watcher: Watcher) -> Trial | None:
+    def train(given: SearchRequest, settings: dict[str, Any], _folder: Path, watcher: Watcher) -> Trial | None:
         nonlocal begun
         begun += 1
         if stop_after is not None and begun > stop_after:
@@ -112,7 +112,7 @@ def _sweep(folder: Path, n_trials: int, stop_after: int | None = None) -> list[T
         return Trial(trial=0, params={}, state=state, valid_mrr=watcher.curve[-1][1], curve=tuple(watcher.curve))
 
     if not folder.exists():
-        keep_sweep(folder, new_sweep(SearchOptions(model="TNTPairRE"), {}, parse_space(SPACE), seed=3))
+        keep_sweep(folder, new_sweep(SearchRequest(model="TNTPairRE"), {}, parse_space(SPACE), seed=3))
     search(folder, read_sweep(folder), train, max_trials=n_trials, must_stop=lambda: False, on_end=lambda _: None)
     return read_trials(folder)
 
@@ -142,13 +142,13 @@ def test_what_fell_behind_the_median_was_given_up(tmp_path: Path) -> None:
     "over", [["rank=1..30"], ["learning_rate=0.1,0.2,0.3,0.4,0.5,0.6", "emb_reg=0,0.001,0.01,0.1"], ["score=l1"]]
 )
 def test_every_combination_of_a_space_with_an_end_is_tried_once(tmp_path: Path, over: list[str]) -> None:
-    def train(given: SearchOptions, settings: dict[str, Any], _folder: Path, watcher: Watcher) -> Trial:
+    def train(given: SearchRequest, settings: dict[str, Any], _folder: Path, watcher: Watcher) -> Trial:
         rate, reg = settings.get("learning_rate", 0.1), given.emb_reg or 0.0
         watcher.validated(1, 1 / (1 + abs(int(given.rank or 0) - 17)) - abs(rate - 0.3) - reg)
         return Trial(trial=0, params={}, state="finished", valid_mrr=watcher.curve[-1][1], curve=tuple(watcher.curve))
 
     space = parse_space(over)
-    sweep = new_sweep(SearchOptions(), {}, space)
+    sweep = new_sweep(SearchRequest(), {}, space)
     keep_sweep(tmp_path / "sweep", sweep)
     more = search(tmp_path / "sweep", sweep, train, max_trials=None, must_stop=lambda: False, on_end=lambda _: None)
     assert not more
@@ -211,7 +211,7 @@ def test_where_nothing_fits_there_is_no_best(folder: Path, tmp_path: Path) -> No
 
 
 def test_what_is_given_holds_for_every_trial_even_0_and_off(folder: Path, tmp_path: Path) -> None:
-    given = SearchOptions(emb_reg=0.0, n3_parts=False, unit_norm=False, time_reg=0.5)
+    given = SearchRequest(emb_reg=0.0, n3_parts=False, unit_norm=False, time_reg=0.5)
     held = new_sweep(given, {"cooldown": 0.0}, parse_space(["rank=4,5"]))
     assert held.given == {"emb_reg": 0.0, "n3_parts": False, "unit_norm": False, "time_reg": 0.5}
     assert held.settings == {"cooldown": 0.0}

@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args([argument for argument in arguments if argument.strip()])
 
     from memplan.app.jobs.train import run_command
-    from memplan.app.options import SearchOptions, find_model
+    from memplan.app.request import SearchRequest, find_model
     from memplan.errors import MemplanError
     from memplan.workload import TRAITS
 
@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
     settings["cooldown"] = 0.0
     try:
         is_pairre = not TRAITS[find_model(options.model)].is_complex
-        given = SearchOptions(
+        given = SearchRequest(
             dataset=options.dataset,
             data_dir=options.data_dir,
             model=options.model,

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
-from memplan.app.options import EPOCH_SECONDS, Graph, GraphOptions, Job, PlanOptions, SearchOptions, gather
+from memplan.app.request import EPOCH_SECONDS, Graph, GraphRequest, Job, PlanRequest, SearchRequest, gather
 from memplan.catalog.datasets import DEMO
 from memplan.device.present import usable_threads
 from memplan.device.target import Target, resolve
@@ -65,7 +65,7 @@ def estimate(dataset: str | Path | Shape = DEMO.name, **settings: Unpack[Setting
     Raises:
         MemplanError: a name, a value or a device that cannot be used; the message is one line.
     """
-    found, _ = estimate_given(GraphOptions(**_options(dataset, settings)))
+    found, _ = estimate_given(GraphRequest(**_options(dataset, settings)))
     return found
 
 
@@ -89,7 +89,7 @@ def plan(
         MemplanError: a name, a value or a device that cannot be used.
     """
     options = _options(dataset, settings)
-    given = PlanOptions(allow_rank_reduction=allow_rank_reduction, epoch_seconds=epoch_seconds, **options)
+    given = PlanRequest(allow_rank_reduction=allow_rank_reduction, epoch_seconds=epoch_seconds, **options)
     return plan_given(given, resolve(given.device, given.budget))
 
 
@@ -105,7 +105,7 @@ def _options(dataset: str | Path | Shape, settings: Settings) -> dict[str, Any]:
 
 
 def estimate_given(
-    given: GraphOptions, *, explain: bool = False, workload: Workload | None = None
+    given: GraphRequest, *, explain: bool = False, workload: Workload | None = None
 ) -> tuple[Estimate, Target]:
     """Return the estimate of a command's options, and the target that they name; ``explain`` adds the knobs.
 
@@ -121,7 +121,7 @@ def estimate_given(
     return found, target
 
 
-def workload_given(given: GraphOptions, target: Target) -> Workload:
+def workload_given(given: GraphRequest, target: Target) -> Workload:
     """Return the workload of a command's options: the whole batch, all entities, the scoring that needs least."""
     if given.rank_is_auto:
         raise UsageError("--rank auto: an estimate chooses nothing; say a rank, or use memplan plan")
@@ -171,7 +171,7 @@ def within_fraction(target: Target, settings: dict[str, Any]) -> Target:
     )
 
 
-def plan_given(given: SearchOptions, target: Target, graph: Graph | None = None, *, auto_fit: bool = True) -> Plan:
+def plan_given(given: SearchRequest, target: Target, graph: Graph | None = None, *, auto_fit: bool = True) -> Plan:
     """Return the plan of a command's options for a graph (else the one that they name).
 
     Without ``auto_fit`` micro-batch and chunk are the whole batch and all entities where they are not given.
@@ -183,7 +183,7 @@ def plan_given(given: SearchOptions, target: Target, graph: Graph | None = None,
     return _plan_of(job, given, target, auto_fit=auto_fit).model_copy(update={"recipe": job.recipe})
 
 
-def _plan_of(job: Job, given: SearchOptions, target: Target, *, auto_fit: bool) -> Plan:
+def _plan_of(job: Job, given: SearchRequest, target: Target, *, auto_fit: bool) -> Plan:
     settings = {**settings_for(job, target), "n_queries": job.graph.n_queries}
     target = within_fraction(target, settings)
     shape = job.graph.shape

@@ -9,7 +9,7 @@ from typing import Any
 import typer
 from pydantic import BaseModel
 
-from memplan.app.options import JobOptions
+from memplan.app.request import JobRequest
 from memplan.device.target import Target
 from memplan.memory.cuda.environment import notice
 
@@ -20,7 +20,7 @@ def print_json(value: BaseModel | dict[str, Any]) -> None:
     sys.stdout.write(text + "\n")
 
 
-def tell_what_is_not_modelled(given: JobOptions, target: Target) -> None:
+def tell_what_is_not_modelled(given: JobRequest, target: Target) -> None:
     """Say on stderr which of the environment's allocator options a prediction for CUDA leaves out of account."""
     text = notice() if target.device == "cuda" and given.alloc_conf is None else None
     if text is not None:

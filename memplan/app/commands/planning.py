@@ -11,7 +11,8 @@ import typer
 
 from memplan.app.api import estimate_given, plan_given, settings_for
 from memplan.app.commands import print_json, tell_what_is_not_modelled
-from memplan.app.options import AsJson, GraphOptions, PlanOptions, gather, numbers, with_options
+from memplan.app.options import AsJson, numbers, with_options
+from memplan.app.request import GraphRequest, PlanRequest, gather
 from memplan.catalog.recipes import find_recipe
 from memplan.device.present import usable_threads
 from memplan.device.target import resolve
@@ -19,9 +20,9 @@ from memplan.errors import DoesNotFitError, UsageError
 from memplan.plan import Plan
 
 
-@with_options(GraphOptions)
+@with_options(GraphRequest)
 def estimate(
-    given: GraphOptions,
+    given: GraphRequest,
     explain: Annotated[
         bool, typer.Option("--explain", help="Every tensor alive at the peak, and what each knob would save.")
     ] = False,
@@ -62,8 +63,8 @@ def estimate(
         raise typer.Exit(DoesNotFitError.exit_code)
 
 
-@with_options(PlanOptions)
-def plan(given: PlanOptions, as_json: AsJson = False) -> None:
+@with_options(PlanRequest)
+def plan(given: PlanRequest, as_json: AsJson = False) -> None:
     """Choose micro-batch, chunk, scoring and evaluation sizes for a device or budget, and say why."""
     target = resolve(given.device, given.budget)
     tell_what_is_not_modelled(given, target)
@@ -81,9 +82,9 @@ def plan(given: PlanOptions, as_json: AsJson = False) -> None:
         make_console().print(plan_report(result, target))
 
 
-@with_options(GraphOptions)
+@with_options(GraphRequest)
 def compare(
-    given: GraphOptions,
+    given: GraphRequest,
     ranks: Annotated[str | None, typer.Option(help="Ranks, separated by commas.")] = None,
     batch_sizes: Annotated[str | None, typer.Option(help="Batch sizes, separated by commas.")] = None,
     scorings: Annotated[

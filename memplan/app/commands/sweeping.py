@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from memplan.app.commands import print_json
-from memplan.app.options import AsJson, SearchOptions, with_options
+from memplan.app.options import AsJson, with_options
+from memplan.app.request import SearchRequest
 from memplan.errors import DoesNotFitError, UsageError
 
 if TYPE_CHECKING:
     from memplan.app.sweep.study import Sweep, Trial
 
 
-@with_options(SearchOptions)
+@with_options(SearchRequest)
 def sweep(
-    given: SearchOptions,
+    given: SearchRequest,
     over: Annotated[
         list[str] | None,
         typer.Option(
@@ -68,7 +69,7 @@ def sweep(
         if any(limits.values()):
             found = found.model_copy(update=limits)
     else:
-        from memplan.app.options import DEFAULT_MODEL, find_model
+        from memplan.app.request import DEFAULT_MODEL, find_model
         from memplan.app.sweep.space import default_space, parse_space
         from memplan.app.sweep.study import new_folder
 

@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 
 from memplan.app.commands import print_json
-from memplan.app.options import AsJson, SearchOptions, with_options
+from memplan.app.options import AsJson, with_options
+from memplan.app.request import SearchRequest
 from memplan.errors import MemplanError
 
 
-@with_options(SearchOptions)
+@with_options(SearchRequest)
 def train(
-    given: SearchOptions,
+    given: SearchRequest,
     auto_fit_gpu: Annotated[
         bool,
         typer.Option(

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
-from memplan.app.options import SearchOptions
+from memplan.app.request import SearchRequest
 from memplan.app.views.terminal import make_console, plan_summary
 from memplan.device.target import Target, resolve
 from memplan.errors import MemplanError, UsageError
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Held = Literal["valid", "test"]
 
 
-def resume_command(run: str, given: SearchOptions, settings: dict[str, Any], refused: list[str]) -> None:
+def resume_command(run: str, given: SearchRequest, settings: dict[str, Any], refused: list[str]) -> None:
     """Go on with the run in the folder ``run``, or with ``auto`` the newest interrupted one, and print what happens.
 
     ``settings`` are fields of ``TrainSettings`` to change, None where the run's stay. ``refused``: given flags that

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memplan.app.api import allocator_settings, plan_given
-from memplan.app.options import SearchOptions, of_loaded
+from memplan.app.request import SearchRequest, of_loaded
 from memplan.app.views.terminal import make_console, plan_summary
 from memplan.catalog.recipes import find_recipe
 from memplan.device.calibration import Calibration
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 def run_command(
-    given: SearchOptions,
+    given: SearchRequest,
     settings: dict[str, Any],
     *,
     auto_fit: bool = False,
@@ -124,11 +124,11 @@ def prepare_torch(plan: Plan) -> None:
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
-def _make_plan(given: SearchOptions, graph: Dataset, target: Target, *, auto_fit: bool) -> Plan:
+def _make_plan(given: SearchRequest, graph: Dataset, target: Target, *, auto_fit: bool) -> Plan:
     return plan_given(given, target, of_loaded(graph.dataset, graph), auto_fit=auto_fit)
 
 
-def _read_plan(path: Path, given: SearchOptions, *, auto_fit: bool) -> Plan:
+def _read_plan(path: Path, given: SearchRequest, *, auto_fit: bool) -> Plan:
     """Return a plan whose numbers follow from its workload: they are told again and compared."""
     extra = given.given_flags("dataset", "data_dir", "device", "budget") + ["--auto-fit-gpu"] * auto_fit
     if extra:
@@ -144,7 +144,7 @@ def _read_plan(path: Path, given: SearchOptions, *, auto_fit: bool) -> Plan:
     return plan
 
 
-def _target_of(plan: Plan, given: SearchOptions) -> Target:
+def _target_of(plan: Plan, given: SearchRequest) -> Target:
     """Return where a plan is to run: its own kind of device, with what that has to give now."""
     target = resolve(given.device or plan.workload.device, given.budget)
     if target.device != plan.workload.device:

@@ -12,7 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from rich.console import RenderableType
 
-from memplan.app.options import Graph, SearchOptions, gather, of_loaded
+from memplan.app.request import Graph, SearchRequest, gather, of_loaded
 from memplan.app.sweep.picture import draw_trials
 from memplan.app.sweep.space import Range, flags
 from memplan.app.sweep.study import (
@@ -62,7 +62,7 @@ def run_sweep(folder: Path, sweep: Sweep, *, is_new: bool, quiet: bool = False) 
     time_is_up = deadline(sweep.minutes)
     with console.status("preparing") as status, stop_on_signal(console) as stopped_by:
 
-        def train(options: SearchOptions, settings: dict[str, Any], where: Path, watcher: Watcher) -> Trial | None:
+        def train(options: SearchRequest, settings: dict[str, Any], where: Path, watcher: Watcher) -> Trial | None:
             best = best_of(read_trials(folder))
             so_far = "" if best is None else f"; best valid MRR so far {best.valid_mrr:.4f}"
             number = where.name.lstrip("0") or "0"

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from memplan.app.options import JobOptions, SearchOptions
+from memplan.app.request import JobRequest, SearchRequest
 from memplan.app.sweep.space import Dimension, Range, Value, combinations, flags
 from memplan.errors import DoesNotFitError, MemplanError, UsageError
 from memplan.files import read_lines
@@ -62,10 +62,10 @@ class Sweep(BaseModel):
     """Of a sitting; None: no limit."""
 
     @property
-    def options(self) -> SearchOptions:
+    def options(self) -> SearchRequest:
         """Return the options that hold for every trial."""
         data_dir = self.given.get("data_dir")
-        return SearchOptions(**{**self.given, "data_dir": None if data_dir is None else Path(data_dir)})
+        return SearchRequest(**{**self.given, "data_dir": None if data_dir is None else Path(data_dir)})
 
     def command(self, params: dict[str, Value]) -> str:
         """Return the command that trains with ``params``, in full: its sizes are chosen as the trial's were."""
@@ -103,7 +103,7 @@ def new_folder(name: str) -> Path:
 
 
 def new_sweep(
-    given: SearchOptions,
+    given: SearchRequest,
     settings: dict[str, Any],
     space: list[Dimension],
     *,
@@ -177,7 +177,7 @@ class Watcher:
         return self.is_pruned or self._must_stop()
 
 
-Train = Callable[[SearchOptions, dict[str, Any], Path, Watcher], Trial | None]
+Train = Callable[[SearchRequest, dict[str, Any], Path, Watcher], Trial | None]
 """Trains a trial with these options and settings in this folder; None where it was stopped before its end."""
 
 
@@ -228,7 +228,7 @@ def search(
 
 def split_params(params: dict[str, Value]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return which of a trial's values are options of the run, and which are training settings."""
-    names = {field.name for field in dataclasses.fields(JobOptions)}
+    names = {field.name for field in dataclasses.fields(JobRequest)}
     options = {name: str(value) if name == "rank" else value for name, value in params.items() if name in names}
     return options, {name: value for name, value in params.items() if name not in names}
 

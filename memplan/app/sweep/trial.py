@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from memplan.app.api import plan_given
 from memplan.app.jobs.train import check_device, prepare_torch
-from memplan.app.options import SearchOptions, find_model, of_loaded
+from memplan.app.request import SearchRequest, find_model, of_loaded
 from memplan.app.sweep.study import Trial, Watcher
 from memplan.catalog.recipes import find_recipe
 from memplan.device.target import Target
@@ -46,7 +46,7 @@ class _TrialReporter(Reporter):
 
 
 def train_trial(
-    given: SearchOptions,
+    given: SearchRequest,
     settings: dict[str, Any],
     folder: Path,
     watcher: Watcher,

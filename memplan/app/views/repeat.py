@@ -6,7 +6,7 @@ import shlex
 from dataclasses import fields
 from typing import Any
 
-from memplan.app.options import JobOptions
+from memplan.app.request import JobRequest
 from memplan.plan import Plan
 from memplan.workload import PAIRRE_SETTINGS, Workload
 
@@ -37,7 +37,7 @@ def how_to_repeat(plan: Plan, config: dict[str, Any]) -> str:
     options = {
         "dataset": config.get("dataset", workload["dataset"]),
         "data_dir": config.get("data_dir"),
-        **{field.name: workload[field.name] for field in fields(JobOptions) if field.name in names},
+        **{field.name: workload[field.name] for field in fields(JobRequest) if field.name in names},
         "budget": _size(plan.budget_bytes) if plan.budget_source == "--budget" else None,
         **{name: config.get(name) for name in SETTINGS},
         "cooldown": config.get("cooldown", 0.0),  # older runs had none
