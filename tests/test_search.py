@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 
 from memplan.device.rates import cpu_rates
 from memplan.device.target import Target
-from memplan.search.planner import LARGEST_EVALUATION, Layout, Search, halvings, plan
+from memplan.search.planner import LARGEST_EVALUATION, Search, plan
+from memplan.search.side import Layout, Side, chunk_choices, halvings
 from memplan.workload import Shape
 
 SHAPE = Shape(n_entities=1000, n_relations=3, n_timestamps=6, n_facts=600)
@@ -21,41 +23,35 @@ def search(**settings: Any) -> Search:
     return Search(SHAPE, target, None, {"model": "TNTPairRE", "rank": 4, "batch_size": 8, **settings})
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_a_layout_that_does_not_fit_is_never_taken_though_larger_ones_do(
-    monkeypatch: pytest.MonkeyPatch, training: bool
-) -> None:
+def side(bytes_of: Callable[[Layout], int], seconds_of: Callable[[Layout], float], budget_bytes: int) -> Side:
+    """A side whose layouts take what the test says: the layout stands in for its workload."""
+    same: Any = lambda layout: layout  # noqa: E731
+    sizes = {"batches": halvings(8), "chunks": chunk_choices(1000)}
+    of: dict[str, Any] = {"workload_of": same, "bytes_of": bytes_of, "seconds_of": seconds_of}
+    return Side(**sizes, **of, budget_bytes=budget_bytes)
+
+
+def test_a_layout_that_does_not_fit_is_never_taken_though_larger_ones_do() -> None:
     """A caching allocator can reserve more for a smaller layout: here with chunks of 512 for anything above 2 at once.
 
-    The staircase, which looks at micro-batches from the smallest up once, has found 8 to fit with all entities at once.
+    The staircase, which looks at batches from the smallest up once, has found 8 to fit with all entities at once.
     """
-    seen: list[Layout] = []
 
-    def device_bytes(self: Search, is_training: bool, layout: Layout) -> int:
-        seen.append(layout)
-        queries, entities = layout
-        return BUDGET + 1 if entities < 1000 and queries > 2 else BUDGET
+    def bytes_of(layout: Layout) -> int:
+        return BUDGET + 1 if layout.chunk < 1000 and layout.batch > 2 else BUDGET
 
-    monkeypatch.setattr(Search, "_device_bytes", device_bytes)
     # The cost model's preference turned round: the smaller layout of a staircase's step first.
-    monkeypatch.setattr(Search, "_preference", lambda _self, layout, **_: (layout[1], -layout[0]))
-    found = search(eval_batch_size=None)
-    batches, chunks = (found.batches, found.chunks) if training else (found.eval_batches, found.eval_chunks)
-    layouts = list(found._fitting(batches, chunks, training=training))
-    assert (batches[0], chunks[-1]) in layouts, "the staircase alone takes it for one that fits"
-    assert found._fastest(iter(layouts), training=training) == (2, chunks[-1])
+    found = side(bytes_of, lambda layout: 10 * layout.chunk - layout.batch, BUDGET)
+    layouts = list(found._fitting())
+    assert Layout(8, found.chunks[-1]) in layouts, "the staircase alone takes it for one that fits"
+    assert found.fastest() == (2, found.chunks[-1])
 
 
-def test_every_layout_that_fits_is_found_where_memory_follows_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
-    def device_bytes(self: Search, is_training: bool, layout: Layout) -> int:
-        return layout[0] * layout[1] + 3 * layout[0]
-
-    monkeypatch.setattr(Search, "_device_bytes", device_bytes)
-    found = search()
-    for budget in (0, 130, 131, 600, 1002, 1003, 1004, 4000, 8024, 10**9):
-        found.target = found.target._replace(budget_bytes=budget)
-        expected = {(b, c) for b in found.batches for c in found.chunks if b * c + 3 * b <= budget}
-        assert set(found._fitting(found.batches, found.chunks, training=True)) == expected
+@pytest.mark.parametrize("budget", [0, 130, 131, 600, 1002, 1003, 1004, 4000, 8024, 10**9])
+def test_every_layout_that_fits_is_found_where_memory_follows_sizes(budget: int) -> None:
+    found = side(lambda layout: layout.batch * layout.chunk + 3 * layout.batch, lambda _: 1.0, budget)
+    expected = {(b, c) for b in found.batches for c in found.chunks if b * c + 3 * b <= budget}
+    assert set(found._fitting()) == expected
 
 
 @pytest.mark.parametrize(
@@ -70,14 +66,15 @@ def test_halvings_end_at_the_smallest_and_never_skip_more_than_half(size: int, s
 
 def test_no_more_than_the_largest_useful_number_of_queries_is_looked_at() -> None:
     found = search()
-    assert found.eval_batches[0] == LARGEST_EVALUATION == 1024
-    assert found.chunks == found.eval_chunks == [1000, 512, 256, 128]
+    assert found.evaluation.batches[0] == LARGEST_EVALUATION == 1024
+    assert found.training.chunks == found.evaluation.chunks == [1000, 512, 256, 128]
     target = found.target
-    assert Search(SHAPE, target, 1023, {"model": "TNTPairRE"}).eval_batches[0] == 1023
-    assert Search(SHAPE, target, 5000, {"model": "TNTPairRE"}).eval_batches[0] == 1024
+    assert Search(SHAPE, target, 1023, {"model": "TNTPairRE"}).evaluation.batches[0] == 1023
+    assert Search(SHAPE, target, 5000, {"model": "TNTPairRE"}).evaluation.batches[0] == 1024
     few = Shape(n_entities=128, n_relations=3, n_timestamps=6, n_facts=600)
-    assert Search(few, target, None, {"model": "TNTPairRE"}).chunks == [128]
-    assert Search(few.model_copy(update={"n_entities": 129}), target, None, {"model": "TNTPairRE"}).chunks == [129, 128]
+    assert Search(few, target, None, {"model": "TNTPairRE"}).training.chunks == [128]
+    more = few.model_copy(update={"n_entities": 129})
+    assert Search(more, target, None, {"model": "TNTPairRE"}).training.chunks == [129, 128]
 
 
 def test_one_byte_less_than_a_plan_takes_gives_another() -> None:

@@ -8,6 +8,7 @@ is given up for search.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any
 
 from memplan.device.target import Target
@@ -17,17 +18,14 @@ from memplan.memory.ledger import Ledger
 from memplan.memory.programs.step import run, set_up
 from memplan.plan import Alternative, Plan
 from memplan.search.cost import evaluation_seconds, seconds_per_epoch
+from memplan.search.side import Layout, Side, chunk_choices, halvings
 from memplan.units import format_bytes, format_mib_up
-from memplan.workload import MAX_KERNEL_ELEMENTS, MAX_RANK, Shape, Workload, build_workload
+from memplan.workload import MAX_RANK, Shape, Workload, build_workload
 from memplan.workload.rules import available, obstacle, preferred, require
 
-SMALLEST_CHUNK = 128
 LARGEST_EVALUATION = 1024
 """Queries ranked at once; more gain nothing once the kernels are busy."""
 ALTERNATIVES = 5
-
-Layout = tuple[int, int]
-"""Queries at once (b) and entities at once (C)."""
 
 
 def plan(
@@ -109,46 +107,51 @@ def _largest(holds: Callable[[int], bool], most: int) -> int:
 
 
 class Search:
-    """The layouts of one workload and what each takes.
-
-    Memory grows with micro-batch and with chunk: exactly so where tensors' own bytes count, nearly so for what a
-    caching allocator reserves. A staircase over both therefore finds every layout that fits in as many looks as both
-    have sizes together, each layout is looked at once more before it is taken, and where the smallest does not fit,
-    none is taken. So a larger budget can only add layouts.
-    """
+    """The search for one workload's sizes: two sides, training and evaluation, within one budget."""
 
     def __init__(self, shape: Shape, target: Target, n_queries: int | None, settings: dict[str, Any]) -> None:
         self.target = target
-        self.fixed = {name: value for name, value in settings.items() if value is not None}
-        self.fixed = {"workspace_bytes": target.workspace_bytes, **self.fixed, "device": target.device}
-        if n_queries is not None and self.fixed.get("eval_batch_size", 0) > n_queries:
-            self.fixed["eval_batch_size"] = n_queries
-        base = build_workload(shape, **self.fixed)
-        if "scoring" in self.fixed:
+        fixed = {name: value for name, value in settings.items() if value is not None}
+        fixed = {"workspace_bytes": target.workspace_bytes, **fixed, "device": target.device}
+        if n_queries is not None and fixed.get("eval_batch_size", 0) > n_queries:
+            fixed["eval_batch_size"] = n_queries
+        base = build_workload(shape, **fixed)
+        self.scoring_is_fixed = "scoring" in fixed
+        if self.scoring_is_fixed:
             require(base.score, base.scoring, base.device, target.capability)
         else:
-            scoring = preferred(base.score, base.device, target.capability)
-            base = base.model_copy(update={"scoring": scoring})
+            base = base.model_copy(update={"scoring": preferred(base.score, base.device, target.capability)})
         self.base = base
+
+        def choices(name: str, all_of_them: list[int]) -> list[int]:
+            return [getattr(base, name)] if name in fixed else all_of_them
+
+        chunks = [base.n_entities] if base.scoring == "materialized" else chunk_choices(base.n_entities)
         largest = min(LARGEST_EVALUATION, n_queries or LARGEST_EVALUATION)
-        all_at_once = base.scoring == "materialized"
-        self.batches = [base.micro_batch_size] if "micro_batch_size" in self.fixed else halvings(base.batch_size)
-        self.chunks = [base.chunk_size] if "chunk_size" in self.fixed or all_at_once else _chunks(base.n_entities)
-        self.eval_batches = [base.eval_batch_size] if "eval_batch_size" in self.fixed else halvings(largest)
-        self.eval_chunks = (
-            [base.eval_chunk_size] if "eval_chunk_size" in self.fixed or all_at_once else _chunks(base.n_entities)
+        self.training = Side(
+            choices("micro_batch_size", halvings(base.batch_size)),
+            choices("chunk_size", chunks),
+            workload_of=self._trained,
+            bytes_of=lambda workload: self._device_bytes(workload, evaluation=False),
+            seconds_of=lambda workload: seconds_per_epoch(workload, target.rates),
+            budget_bytes=target.budget_bytes,
         )
-        self._start: Ledger | None = None
-        self._bytes: dict[tuple[bool, Layout], int] = {}
+        self.evaluation = Side(
+            choices("eval_batch_size", halvings(largest)),
+            choices("eval_chunk_size", chunks),
+            workload_of=lambda layout: self._workload(self.training.smallest, layout),
+            bytes_of=lambda workload: self._device_bytes(workload, training=False),
+            seconds_of=lambda workload: evaluation_seconds(workload, target.rates),
+            budget_bytes=target.budget_bytes,
+        )
 
     def plan(self) -> Plan:
         """Return the fastest plan that fits; ``smallest_bytes`` is known to."""
-        training = self._fastest(self._fitting(self.batches, self.chunks, training=True), training=True)
-        evaluation = self._fastest(self._fitting(self.eval_batches, self.eval_chunks, training=False), training=False)
-        chosen = self._workload(training, evaluation)
+        layout = self.training.fastest()
+        chosen = self._workload(layout, self.evaluation.fastest())
         result = estimate(chosen, outside_bytes=self.target.outside_bytes, budget_bytes=self.target.budget_bytes)
-        alternatives = list(self._alternatives(training))
-        is_fastest = not any(other.reason.startswith("faster") for other in alternatives)
+        ordered = self.training.by_preference(self.training.layouts())
+        place = ordered.index(layout)
         return Plan(
             workload=chosen,
             batch_size=chosen.batch_size,
@@ -167,29 +170,25 @@ class Search:
             smallest_budget_bytes=self.smallest_bytes(),
             fits=True,
             seconds_per_epoch=seconds_per_epoch(chosen, self.target.rates),
-            reason=self._reason(chosen, is_fastest=is_fastest),
-            alternatives=alternatives,
+            reason=self._reason(chosen, is_fastest=place == 0),
+            alternatives=[*self._other_layouts(ordered, place), *self._other_scorings(layout.chunk)],
         )
 
     def smallest_bytes(self) -> int:
         """Return what the smallest layout takes on the device: the smallest budget that will do."""
-        return max(self._device_bytes(*layout) for layout in self._smallest())
+        return max(side.device_bytes(side.smallest) for side in (self.training, self.evaluation))
 
     def least_seconds(self) -> float:
         """Return the predicted time of an epoch in the fastest layout, whether it fits or not."""
-        return min(
-            seconds_per_epoch(self._training((b, c)), self.target.rates) for b, c in self._layouts(training=True)
-        )
+        side = self.training
+        return min(side.seconds_of(side.workload_of(layout)) for layout in side.layouts())
 
     def nothing_fits(self, *, at_any_rank: bool = False) -> DoesNotFitError:
         """Return the error that names the smallest budget that would do and the largest tensor in the way."""
-        way_out = (
-            "Raise the budget"
-            if at_any_rank
-            else ("Raise the budget, lower --rank, or let --allow-rank-reduction do so")
-        )
-        (_, training), (_, evaluation) = self._smallest()
-        workload = self._workload(training, evaluation)
+        way_out = "Raise the budget"
+        if not at_any_rank:
+            way_out += ", lower --rank, or let --allow-rank-reduction do so"
+        workload = self._workload(self.training.smallest, self.evaluation.smallest)
         obstacle = estimate(workload, outside_bytes=self.target.outside_bytes).tensors_at_peak[0]
         dimensions = " × ".join(str(size) for size in obstacle.shape)
         return DoesNotFitError(
@@ -199,95 +198,55 @@ class Search:
             f"tensor then is the {obstacle.name}, {dimensions}, {format_bytes(obstacle.bytes)}. {way_out}"
         )
 
-    def _smallest(self) -> list[tuple[bool, Layout]]:
-        return [(True, (self.batches[-1], self.chunks[-1])), (False, (self.eval_batches[-1], self.eval_chunks[-1]))]
-
-    def _training(self, layout: Layout) -> Workload:
-        return self.base.model_copy(update={"micro_batch_size": layout[0], "chunk_size": layout[1]})
+    def _trained(self, layout: Layout) -> Workload:
+        return self.base.model_copy(update={"micro_batch_size": layout.batch, "chunk_size": layout.chunk})
 
     def _workload(self, training: Layout, evaluation: Layout) -> Workload:
-        update = {"eval_batch_size": evaluation[0], "eval_chunk_size": evaluation[1]}
-        return self._training(training).model_copy(update=update)
+        update = {"eval_batch_size": evaluation.batch, "eval_chunk_size": evaluation.chunk}
+        return self._trained(training).model_copy(update=update)
 
-    def _layouts(self, *, training: bool) -> Iterator[Layout]:
-        batches, chunks = (self.batches, self.chunks) if training else (self.eval_batches, self.eval_chunks)
-        return ((b, c) for c in chunks for b in batches if b * c <= MAX_KERNEL_ELEMENTS)
+    @cached_property
+    def _start(self) -> Ledger:
+        """The ledger of the setup, which is the same for every layout."""
+        return set_up(self.base)
 
-    def _device_bytes(self, training: bool, layout: Layout) -> int:
-        key = (training, layout)
-        if key not in self._bytes:
-            if self._start is None:
-                self._start = set_up(self.base)
-            workload = self._training(layout) if training else self._workload(self._smallest()[0][1], layout)
-            ledger = run(workload, training=training, evaluation=not training, start=self._start)
-            self._bytes[key] = peak_of(ledger, workload, self.target.outside_bytes).device_bytes
-        return self._bytes[key]
+    def _device_bytes(self, workload: Workload, *, training: bool = True, evaluation: bool = True) -> int:
+        ledger = run(workload, training=training, evaluation=evaluation, start=self._start)
+        return peak_of(ledger, workload, self.target.outside_bytes).device_bytes
 
-    def _fits(self, training: bool, layout: Layout) -> bool:
-        if layout[0] * layout[1] > MAX_KERNEL_ELEMENTS:
-            return False
-        return self._device_bytes(training, layout) <= self.target.budget_bytes
+    def _other_layouts(self, ordered: list[Layout], place: int) -> Iterator[Alternative]:
+        """Yield what is faster than the layout in this ``place`` but does not fit, then the runners-up."""
+        side, budget = self.training, self.target.budget_bytes
+        for layout in ordered[: min(place, ALTERNATIVES)]:
+            over = side.device_bytes(layout) - budget
+            # A caching allocator can reserve less for a larger layout; the staircase does not count on it.
+            why = f"{format_bytes(over)} over the budget" if over > 0 else "not every smaller layout fits"
+            yield self._alternative(side.workload_of(layout), side.device_bytes(layout), f"faster, but {why}")
+        for layout in ordered[place + 1 :][: max(2, ALTERNATIVES - place)]:
+            needed = side.device_bytes(layout)
+            yield self._alternative(side.workload_of(layout), needed, f"not faster{self._verdict(needed)}")
 
-    def _fitting(self, batches: list[int], chunks: list[int], *, training: bool) -> Iterator[Layout]:
-        """Yield the layouts under the staircase: chunks from the largest down, micro-batches from the smallest up."""
-        ascending = batches[::-1]
-        n_fitting = 0
-        for chunk in chunks:
-            while n_fitting < len(ascending) and self._fits(training, (ascending[n_fitting], chunk)):
-                n_fitting += 1
-            for batch in ascending[:n_fitting]:
-                yield batch, chunk
-
-    def _fastest(self, layouts: Iterator[Layout], *, training: bool) -> Layout:
-        ordered = sorted(layouts, key=lambda layout: self._preference(layout, training=training))
-        return next(layout for layout in ordered if self._fits(training, layout))
-
-    def _preference(self, layout: Layout, *, training: bool) -> tuple[float, int, int]:
-        """Sort key: the faster first; among equals the layout that takes less memory."""
-        if training:
-            seconds = seconds_per_epoch(self._training(layout), self.target.rates)
-        else:
-            seconds = evaluation_seconds(self._workload(self._smallest()[0][1], layout), self.target.rates)
-        return seconds, *layout
-
-    def _alternatives(self, chosen: Layout) -> Iterator[Alternative]:
-        """Yield what is faster but does not fit, the runners-up, and the other scorings' whole batch."""
-        ordered = sorted(self._layouts(training=True), key=lambda layout: self._preference(layout, training=True))
-        at = ordered.index(chosen)
-        for layout in ordered[: min(at, ALTERNATIVES)]:
-            yield self._alternative(layout, "faster, but ")
-        for layout in ordered[at + 1 :][: max(2, ALTERNATIVES - at)]:
-            yield self._alternative(layout, "not faster")
-        if "scoring" in self.fixed:
+    def _other_scorings(self, chunk: int) -> Iterator[Alternative]:
+        """Yield the whole batch at once in each other scoring that can run here."""
+        if self.scoring_is_fixed:
             return
         for scoring in available(self.base.score, self.base.device, self.target.capability):
-            if scoring == self.base.scoring:
-                continue
-            chunk = self.base.n_entities if scoring == "materialized" else chosen[1]
-            if self.base.batch_size * chunk <= MAX_KERNEL_ELEMENTS:
-                workload = self._training((self.base.batch_size, chunk)).model_copy(update={"scoring": scoring})
-                ledger = run(workload, evaluation=False)
-                needed = peak_of(ledger, workload, self.target.outside_bytes).device_bytes
-                yield self._told(workload, needed, "another scoring")
+            layout = Layout(self.base.batch_size, self.base.n_entities if scoring == "materialized" else chunk)
+            if scoring != self.base.scoring and layout.is_addressable:
+                workload = self._trained(layout).model_copy(update={"scoring": scoring})
+                needed = self._device_bytes(workload, evaluation=False)
+                yield self._alternative(workload, needed, f"another scoring{self._verdict(needed)}")
 
-    def _alternative(self, layout: Layout, why: str) -> Alternative:
-        needed = self._device_bytes(True, layout)
-        return self._told(self._training(layout), needed, why)
+    def _verdict(self, needed_bytes: int) -> str:
+        over = needed_bytes - self.target.budget_bytes
+        return f", and {format_bytes(over)} over the budget" if over > 0 else "; fits"
 
-    def _told(self, workload: Workload, needed: int, why: str) -> Alternative:
-        over = needed - self.target.budget_bytes
-        if why.startswith("faster"):
-            # A caching allocator can reserve less for a larger layout; the staircase does not count on it.
-            reason = why + (f"{format_bytes(over)} over the budget" if over > 0 else "not every smaller layout fits")
-        elif over > 0:
-            reason = f"{why}, and {format_bytes(over)} over the budget"
-        else:
-            reason = f"{why}; fits"
+    def _alternative(self, workload: Workload, needed_bytes: int, reason: str) -> Alternative:
         return Alternative(
             micro_batch_size=workload.micro_batch_size,
             chunk_size=workload.chunk_size,
             scoring=workload.scoring,
-            device_bytes=needed,
+            device_bytes=needed_bytes,
             seconds_per_epoch=seconds_per_epoch(workload, self.target.rates),
             reason=reason,
         )
@@ -305,17 +264,3 @@ class Search:
         fallback = obstacle(chosen.score, "fused", chosen.device, self.target.capability)
         note = f" ({fallback})" if fallback is not None else ""
         return f"{batch}, {entities}, {chosen.scoring} scoring{note}: {why}"
-
-
-def halvings(size: int, smallest: int = 1) -> list[int]:
-    """Return ``size`` and what follows by halving, rounded up, down to ``smallest``: 10 gives 10, 5, 3, 2, 1."""
-    sizes = [size]
-    while sizes[-1] > smallest:
-        sizes.append(max(smallest, -(-sizes[-1] // 2)))
-    return sizes
-
-
-def _chunks(n_entities: int) -> list[int]:
-    """Return all entities at once, then powers of two below."""
-    powers = [2**k for k in range(SMALLEST_CHUNK.bit_length() - 1, n_entities.bit_length() + 1) if 2**k < n_entities]
-    return [n_entities, *reversed(powers)]

@@ -11,8 +11,8 @@ from memplan.memory.estimate import peak_of
 from memplan.memory.programs.step import run
 from memplan.plan import Plan
 from memplan.search.cost import evaluation_seconds, seconds_per_epoch
-from memplan.search.planner import SMALLEST_CHUNK, halvings
 from memplan.search.planner import plan as search
+from memplan.search.side import SMALLEST_CHUNK, halvings
 from memplan.units import format_bytes
 from memplan.workload import Workload
 
