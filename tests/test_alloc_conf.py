@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from memplan.app.api import estimate, plan
-from memplan.app.jobs.train import prepare_torch
+from memplan.app.jobs.readiness import prepare_torch
 from memplan.errors import UsageError
 from memplan.memory.cuda.environment import VARIABLES, from_environment, obey
 from memplan.workload.alloc_conf import HARMLESS, AllocatorSettings

@@ -5,7 +5,7 @@ from __future__ import annotations
 from memplan.memory.cuda import OutOfDeviceMemory, replay
 from memplan.memory.ledger import Ledger
 from memplan.memory.programs.step import run
-from memplan.plan import Estimate, Peak, PhasePeak, TensorAtPeak
+from memplan.plan import Estimate, Peak, PhasePeak, Plan, TensorAtPeak
 from memplan.workload import Workload
 from memplan.workload.alloc_conf import AllocatorSettings
 
@@ -28,6 +28,12 @@ def estimate(workload: Workload, *, outside_bytes: int = 0, budget_bytes: int | 
         budget_bytes=budget_bytes,
         fits=None if budget_bytes is None else peak.device_bytes <= budget_bytes,
     )
+
+
+def bytes_follow(plan: Plan) -> bool:
+    """Return whether a plan's bytes are those of its workload, and not edited or of another version."""
+    found = estimate(plan.workload)
+    return (found.phases, found.peak.requested_bytes) == (plan.phases, plan.peak.requested_bytes)
 
 
 def peak_of(ledger: Ledger, workload: Workload, outside_bytes: int) -> Peak:

@@ -20,7 +20,7 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Compare predicted with measured memory on this machine; exit status 1 where an error exceeds the tolerance."""
-    from memplan.app.jobs.train import run_verification
+    from memplan.app.jobs.measure import run_verification
 
     found = run_verification(count, seed, device, show_progress=not as_json)
     if as_json:
@@ -40,7 +40,7 @@ def calibrate(
     as_json: AsJson = False,
 ) -> None:
     """Measure this machine's rates (on CUDA also context and workspace); plans for it use them from then on."""
-    from memplan.app.jobs.train import run_calibration
+    from memplan.app.jobs.measure import run_calibration
 
     found, path = run_calibration(device)
     if as_json:

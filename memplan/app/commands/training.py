@@ -88,7 +88,7 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Rank a split with a run's best checkpoint: MRR and Hits for tails, heads and both, ties every way."""
-    from memplan.app.jobs.resume import evaluate_command
+    from memplan.app.jobs.evaluate import evaluate_command
 
     name, found = evaluate_command(run, split, data_dir)
     if as_json:

@@ -1,16 +1,17 @@
-"""Going on with a run from its folder, and ranking with what it has learned."""
+"""What ``memplan train --resume`` does: go on with a run from its folder."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any
 
+from memplan.app.jobs.evaluate import check_bytes, data_folder_of
+from memplan.app.jobs.readiness import check_device, prepare_torch
 from memplan.app.request import SearchRequest
 from memplan.app.views.terminal import make_console, plan_summary
 from memplan.device.target import Target, resolve
 from memplan.errors import MemplanError, UsageError
-from memplan.memory.estimate import estimate
 from memplan.plan import Plan
 from memplan.search.planner import plan as search
 from memplan.units import format_bytes
@@ -19,11 +20,7 @@ from tkbc.runs.listing import RUNS, newest_unfinished
 from tkbc.runs.metrics import read_metrics
 
 if TYPE_CHECKING:
-    from tkbc.data import Dataset
     from tkbc.runs.state import RunState
-
-
-Held = Literal["valid", "test"]
 
 
 def resume_command(run: str, given: SearchRequest, settings: dict[str, Any], refused: list[str]) -> None:
@@ -37,7 +34,7 @@ def resume_command(run: str, given: SearchRequest, settings: dict[str, Any], ref
         DoesNotFitError: nothing fits what memory there is now.
         MemplanError: the run, its checkpoints or its data cannot be used.
     """
-    from memplan.app.jobs.train import check_device, prepare_torch, supervise
+    from memplan.app.jobs.train import supervise
     from tkbc.data import load_dataset
     from tkbc.runs.checkpoint_folders import Checkpoints
     from tkbc.runs.settings import TrainSettings
@@ -66,13 +63,13 @@ def resume_command(run: str, given: SearchRequest, settings: dict[str, Any], ref
             f"{epochs}, {state.validations_since_best} validations in a row without a better MRR; give more --patience "
             "to go on with it"
         )
-    _check_told(state.plan, folder)
+    check_bytes(state.plan, folder)
     target = resolve(state.plan.workload.device, given.budget)
     if given.budget is None and state.plan.budget_source == "--budget":
         # A budget that the user set holds until another is set, however much is free now.
         target = target._replace(budget_bytes=state.plan.budget_bytes, budget_source="--budget")
     state.plan = _fitted(state.plan, target, notices)
-    data = load_dataset(state.dataset, given.data_dir or _data_dir(state))
+    data = load_dataset(state.dataset, given.data_dir or data_folder_of(state))
     prepare_torch(state.plan)
     check_device(state.plan, target)
     notices += _changes_of_version(state)
@@ -107,16 +104,6 @@ def _beginning(folder: Path) -> RunState:
     return validated(RunState, values)
 
 
-def _data_dir(state: RunState) -> Path | None:
-    return None if state.data_dir is None else Path(state.data_dir)
-
-
-def _check_told(plan: Plan, folder: Path) -> None:
-    again = estimate(plan.workload)
-    if (again.phases, again.peak.requested_bytes) != (plan.phases, plan.peak.requested_bytes):
-        raise MemplanError(f"{folder}: its plan's bytes do not follow from its workload: train anew")
-
-
 def _fitted(plan: Plan, target: Target, notices: list[str]) -> Plan:
     """Return the plan where it fits the target, else another with the same batch, rank and scoring that does."""
     if plan.peak.device_bytes <= target.budget_bytes:
@@ -138,47 +125,3 @@ def _changes_of_version(state: RunState) -> list[str]:
     changes = [f"{name} {old} → {present[name]}" for name, old in state.versions.items() if old != present.get(name)]
     state.versions = present
     return [f"trained with other versions ({', '.join(changes)}): the same up to rounding"] if changes else []
-
-
-def evaluate_command(run: Path, split: str, data_dir: Path | None) -> tuple[str, dict[str, dict[str, float]]]:
-    """Return the name of the run's best checkpoint and the metrics of ``split`` with it.
-
-    Raises:
-        UsageError: no such split.
-        DoesNotFitError: memory runs out.
-        MemplanError: the run, its checkpoints or its data cannot be used.
-    """
-    if split not in get_args(Held):
-        raise UsageError(f"--split: {split!r} is neither valid nor test")
-    name, state, data = open_checkpoint(run, data_dir)
-    from memplan.app.jobs.train import check_device, prepare_torch
-
-    _check_told(state.plan, run)
-    target = resolve(state.plan.workload.device, None)
-    prepare_torch(state.plan)
-    check_device(state.plan, target)
-    from tkbc.use.evaluate import rank_with
-
-    return name, rank_with(run / "checkpoint" / name, state.plan, data, cast(Held, split))
-
-
-def open_checkpoint(run: Path, data_dir: Path | None) -> tuple[str, RunState, Dataset]:
-    """Return the name and state of the run's best checkpoint, and its data; what is passed over is told on stderr.
-
-    Raises:
-        MemplanError: the run, its checkpoints or its data cannot be used.
-    """
-    from tkbc.data import load_dataset
-    from tkbc.runs.checkpoint_folders import Checkpoints
-
-    if not run.is_dir():
-        raise MemplanError(f"{run}: no such run; memplan runs lists those in {RUNS}/")
-    checkpoints = Checkpoints(run / "checkpoint")
-    console = make_console()
-    console.stderr = True
-    name = checkpoints.best_or_newest(lambda notice: console.print(notice, soft_wrap=True))
-    state = checkpoints.read(name)
-    data = load_dataset(state.dataset, data_dir or _data_dir(state))
-    if data.sha256 != state.data_sha256:
-        raise MemplanError(f"{data.dataset}: not the data that {run} was trained on; it has changed since")
-    return name, state, data

@@ -1,26 +1,21 @@
-"""The job behind ``memplan train`` and the guide's ``learner.py``: options in, a finished run out."""
+"""What ``memplan train`` and the guide's ``learner.py`` do: options in, a finished run out."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memplan.app.api import allocator_settings, plan_given
+from memplan.app.api import plan_given
+from memplan.app.jobs.readiness import check_device, prepare_torch
 from memplan.app.request import SearchRequest, of_loaded
 from memplan.app.views.terminal import make_console, plan_summary
 from memplan.catalog.recipes import find_recipe
-from memplan.device.calibration import Calibration
-from memplan.device.calibration import write as write_calibration
-from memplan.device.present import free_ram_bytes
 from memplan.device.target import Target, resolve
-from memplan.device.workspace import DETERMINISTIC_WORKSPACE, WORKSPACE_VARIABLE
 from memplan.errors import DoesNotFitError, MemplanError, UsageError
-from memplan.memory.cuda.environment import from_environment, notice, obey
-from memplan.memory.estimate import estimate
-from memplan.memory.programs.scoring import runs_numba
+from memplan.memory.cuda.environment import notice
+from memplan.memory.estimate import bytes_follow
 from memplan.plan import Plan
 from memplan.units import format_bytes
 from memplan.workload import validated
@@ -32,7 +27,6 @@ from tkbc.runs.settings import TrainSettings
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from tkbc.measure.verify import Verified
     from tkbc.runs.reporter import Reporter, Result
 
 
@@ -101,43 +95,19 @@ def run_command(
     )
 
 
-def prepare_torch(plan: Plan) -> None:
-    """Set what PyTorch's libraries read when they are loaded, unless the user has.
-
-    Raises:
-        UsageError: the environment has the allocator do otherwise than the plan.
-    """
-    # Kineto, PyTorch's profiler, otherwise writes lines of its own to stderr around the memory check.
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-    if plan.workload.device == "cuda":
-        obey(plan.workload.alloc_conf)
-    if runs_numba(plan.workload):
-        # PyTorch's OpenMP threads otherwise spin for milliseconds after each operation, on the cores that the fused
-        # kernel's threads need next: a seventh of a step on two cores.
-        os.environ.setdefault("GOMP_SPINCOUNT", "100")
-    if plan.workload.deterministic and plan.workload.device == "cuda":
-        # cuBLAS repeats itself only with a workspace of its own, which it reads of here.
-        os.environ.setdefault(WORKSPACE_VARIABLE, DETERMINISTIC_WORKSPACE)
-        import torch
-
-        torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-
-
 def _make_plan(given: SearchRequest, graph: Dataset, target: Target, *, auto_fit: bool) -> Plan:
     return plan_given(given, target, of_loaded(graph.dataset, graph), auto_fit=auto_fit)
 
 
 def _read_plan(path: Path, given: SearchRequest, *, auto_fit: bool) -> Plan:
-    """Return a plan whose numbers follow from its workload: they are told again and compared."""
+    """Return a plan after checking that its bytes follow from its workload."""
     extra = given.given_flags("dataset", "data_dir", "device", "budget") + ["--auto-fit-gpu"] * auto_fit
     if extra:
         raise UsageError(
             f"--plan settles the recipe and all that sizes a tensor; leave out {', '.join(extra)}, or make a new plan"
         )
     plan = Plan.read(path)
-    again = estimate(plan.workload)
-    if (again.phases, again.peak.requested_bytes) != (plan.phases, plan.peak.requested_bytes):
+    if not bytes_follow(plan):
         raise MemplanError(
             f"{path}: its bytes do not follow from its workload; edited, or of another version: plan anew"
         )
@@ -155,28 +125,6 @@ def _target_of(plan: Plan, given: SearchRequest) -> Target:
             f"({target.budget_source}); make a new plan"
         )
     return target
-
-
-def check_device(plan: Plan, target: Target) -> None:
-    """Check that the plan's device is here with what the plan takes.
-
-    Raises:
-        DoesNotFitError: there is less memory.
-        MemplanError: there is no such device.
-    """
-    import torch
-
-    if target.device == "cuda" and not torch.cuda.is_available():
-        raise MemplanError(
-            f"{target.name}: PyTorch {torch.__version__} sees no CUDA device here; train with --device cpu, or "
-            "plan for another machine with memplan plan"
-        )
-    free, limit = free_ram_bytes()
-    if target.device == "cpu" and plan.peak.device_bytes > free:
-        raise DoesNotFitError(
-            f"the plan takes {format_bytes(plan.peak.device_bytes)}, but only {format_bytes(free)} are free ({limit}); "
-            "lower --budget"
-        )
 
 
 def _check_free(folder: Path) -> None:
@@ -230,51 +178,3 @@ def supervise(console: Console, run: Callable[[Reporter, Callable[[], bool]], Re
     signal_number = stopped_by()
     if result.interrupted and signal_number is not None:
         raise SystemExit(128 + signal_number)
-
-
-def run_verification(count: int, seed: int, device: str, *, show_progress: bool) -> list[Verified]:
-    """Return the checks of ``count`` random workloads, worst first.
-
-    Raises:
-        MemplanError: the device is not there.
-    """
-    target = _here(device)
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-    from rich.progress import track
-
-    from tkbc.measure.verify import random_workloads, verify
-
-    workloads = list(random_workloads(count, seed, target.device, target.workspace_bytes))
-    if target.device == "cuda":
-        obeyed = allocator_settings(target, from_environment())
-        workloads = [workload.model_copy(update=obeyed) for workload in workloads]
-    console = make_console()
-    shown = track(
-        workloads, "verifying", console=console, transient=True, disable=not (show_progress and console.is_terminal)
-    )
-    return sorted((verify(workload) for workload in shown), key=lambda v: -abs(v.check.peak.relative_error))
-
-
-def _here(device: str) -> Target:
-    """Return this machine's CPU or GPU.
-
-    Raises:
-        UsageError: ``device`` names a GPU to plan for, which cannot be measured.
-    """
-    if device.lower() not in ("cpu", "cuda"):
-        raise UsageError(f"--device {device}: only what is here can be measured; cpu or cuda")
-    return resolve(device, None)
-
-
-def run_calibration(device: str) -> tuple[Calibration, Path]:
-    """Measure this machine's CPU or GPU, keep the figures, and return them with the file that holds them.
-
-    Raises:
-        MemplanError: the device is not there.
-    """
-    target = _here(device)
-    from tkbc.measure.rates import calibrate
-
-    with make_console().status("measuring"):
-        found = calibrate(target)
-    return found, write_calibration(found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from memplan.app.jobs.resume import open_checkpoint
+from memplan.app.jobs.evaluate import open_checkpoint
 from memplan.errors import UsageError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memplan.app.api import plan_given
-from memplan.app.jobs.train import check_device, prepare_torch
+from memplan.app.jobs.readiness import check_device, prepare_torch
 from memplan.app.request import SearchRequest, find_model, of_loaded
 from memplan.app.sweep.study import Trial, Watcher
 from memplan.catalog.recipes import find_recipe

@@ -1,0 +1,59 @@
+"""Before a run: PyTorch set as the plan has it, and the plan's device checked."""
+
+from __future__ import annotations
+
+import os
+
+from memplan.device.present import free_ram_bytes
+from memplan.device.target import Target
+from memplan.device.workspace import DETERMINISTIC_WORKSPACE, WORKSPACE_VARIABLE
+from memplan.errors import DoesNotFitError, MemplanError
+from memplan.memory.cuda.environment import obey
+from memplan.memory.programs.scoring import runs_numba
+from memplan.plan import Plan
+from memplan.units import format_bytes
+
+
+def prepare_torch(plan: Plan) -> None:
+    """Set what PyTorch's libraries read when they are loaded, unless the user has.
+
+    Raises:
+        UsageError: the environment has the allocator do otherwise than the plan.
+    """
+    # Kineto, PyTorch's profiler, otherwise writes lines of its own to stderr around the memory check.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    if plan.workload.device == "cuda":
+        obey(plan.workload.alloc_conf)
+    if runs_numba(plan.workload):
+        # PyTorch's OpenMP threads otherwise spin for milliseconds after each operation, on the cores that the fused
+        # kernel's threads need next: a seventh of a step on two cores.
+        os.environ.setdefault("GOMP_SPINCOUNT", "100")
+    if plan.workload.deterministic and plan.workload.device == "cuda":
+        # cuBLAS repeats itself only with a workspace of its own, which it reads of here.
+        os.environ.setdefault(WORKSPACE_VARIABLE, DETERMINISTIC_WORKSPACE)
+        import torch
+
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def check_device(plan: Plan, target: Target) -> None:
+    """Check that the plan's device is here with what the plan takes.
+
+    Raises:
+        DoesNotFitError: there is less memory.
+        MemplanError: there is no such device.
+    """
+    import torch
+
+    if target.device == "cuda" and not torch.cuda.is_available():
+        raise MemplanError(
+            f"{target.name}: PyTorch {torch.__version__} sees no CUDA device here; train with --device cpu, or "
+            "plan for another machine with memplan plan"
+        )
+    free, limit = free_ram_bytes()
+    if target.device == "cpu" and plan.peak.device_bytes > free:
+        raise DoesNotFitError(
+            f"the plan takes {format_bytes(plan.peak.device_bytes)}, but only {format_bytes(free)} are free ({limit}); "
+            "lower --budget"
+        )
