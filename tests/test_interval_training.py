@@ -20,7 +20,8 @@ from tests.test_models import SHAPE as MODEL_SHAPE
 from tests.test_models import autograd_of, formula, gradients, make_batch, make_model
 from tests.test_resume import ADAGRAD, ADAM, SETTINGS, StopAt, assert_same_run
 from tests.test_training import make_plan
-from tkbc.data.dataset import Ids, with_reciprocals
+from tkbc.data.dataset import with_reciprocals
+from tkbc.data.ids import Ids
 from tkbc.data.intervals import draw_times
 from tkbc.measure.verify import random_facts
 from tkbc.models import Batch, Model

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from memplan.device.rates import Rates
 from memplan.errors import MemplanError
 from memplan.files import write_text
 from memplan.workload import first_problem
-
-if TYPE_CHECKING:
-    from memplan.device.target import Target
 
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 ByteCount = Annotated[int, Field(ge=0, le=2**50)]
@@ -80,26 +76,3 @@ def write(new: Calibration) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, Calibrations(devices=[*others, new]).model_dump_json(indent=2) + "\n")
     return path
-
-
-def apply(target: Target) -> Target:
-    """Return the target with the figures that were measured on that device, if any were."""
-    from memplan.device.present import usable_threads
-
-    for found in read_all():
-        if found.device == target.name and (target.device == "cuda" or found.threads == usable_threads()):
-            measured = Rates(
-                found.flops_per_second,
-                found.bytes_per_second,
-                found.fresh_bytes_per_second,
-                found.launch_seconds,
-                found.l1_terms_per_second or target.rates.l1_terms_per_second,
-                found.l1_gradient_terms_per_second or target.rates.l1_gradient_terms_per_second,
-            )
-            return target._replace(
-                rates=measured,
-                outside_bytes=target.outside_bytes if found.context_bytes is None else found.context_bytes,
-                workspace_bytes=target.workspace_bytes if found.workspace_bytes is None else found.workspace_bytes,
-                is_calibrated=True,
-            )
-    return target

@@ -60,7 +60,28 @@ def resolve(device: str | None, budget: str | None) -> Target:
     Raises:
         MemplanError: no such GPU here; or an unknown name or a budget that is no size (usage errors).
     """
-    return calibration.apply(_resolve(device, _parse_budget(budget)))
+    return _as_measured(_resolve(device, _parse_budget(budget)))
+
+
+def _as_measured(target: Target) -> Target:
+    """Return the target with the figures that were measured on that device, if any were."""
+    for found in calibration.read_all():
+        if found.device == target.name and (target.device == "cuda" or found.threads == machine.usable_threads()):
+            measured = Rates(
+                found.flops_per_second,
+                found.bytes_per_second,
+                found.fresh_bytes_per_second,
+                found.launch_seconds,
+                found.l1_terms_per_second or target.rates.l1_terms_per_second,
+                found.l1_gradient_terms_per_second or target.rates.l1_gradient_terms_per_second,
+            )
+            return target._replace(
+                rates=measured,
+                outside_bytes=target.outside_bytes if found.context_bytes is None else found.context_bytes,
+                workspace_bytes=target.workspace_bytes if found.workspace_bytes is None else found.workspace_bytes,
+                is_calibrated=True,
+            )
+    return target
 
 
 def _resolve(device: str | None, asked_bytes: int | None) -> Target:

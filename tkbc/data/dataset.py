@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from memplan.catalog.folders import SPLITS, Split
 from memplan.workload import Shape
+from tkbc.data.ids import Ids
 from tkbc.data.intervals import IntervalIndex, draw_times
 
-Ids = npt.NDArray[np.int32]
 NO_TIME = "(no time)"
 
 

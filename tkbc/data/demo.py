@@ -11,7 +11,8 @@ from __future__ import annotations
 import numpy as np
 
 from memplan.catalog.datasets import DEMO
-from tkbc.data.dataset import Dataset, Ids
+from tkbc.data.dataset import Dataset
+from tkbc.data.ids import Ids
 
 N_GROUPS = 20
 N_SEASONS = 4

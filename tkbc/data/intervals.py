@@ -7,13 +7,11 @@ timestamp of the graph, an open end the last.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from tkbc.data.dataset import Ids
+from tkbc.data.ids import Ids
 
 LARGEST_PIECE = 2**22
 """Facts looked at together in a lookup: what bounds its memory, some 100 MiB, however many facts a query has."""

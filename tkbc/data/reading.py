@@ -20,7 +20,8 @@ import numpy as np
 
 from memplan.catalog.folders import SPLITS, missing_files
 from memplan.errors import MemplanError
-from tkbc.data.dataset import NO_TIME, Dataset, Ids
+from tkbc.data.dataset import NO_TIME, Dataset
+from tkbc.data.ids import Ids
 from tkbc.data.reading_intervals import NAME_FILES, OPEN, is_interval, named, names_of, parse_interval
 
 MODIFIERS = ("<occursSince>", "<occursUntil>")

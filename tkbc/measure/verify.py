@@ -25,7 +25,8 @@ from memplan.workload import (
     build_workload,
 )
 from memplan.workload.rules import available
-from tkbc.data.dataset import Ids, at_one_time, index_of
+from tkbc.data.dataset import at_one_time, index_of
+from tkbc.data.ids import Ids
 from tkbc.measure.meter import make_meter, start_clean
 from tkbc.ranking.evaluation import evaluate
 from tkbc.runs.checkpoint import write_tensors

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from memplan.errors import NotFiniteError
 from memplan.workload import Workload
-from tkbc.data.dataset import FilterIndex, Ids, with_reciprocals
+from tkbc.data.dataset import FilterIndex, with_reciprocals
+from tkbc.data.ids import Ids
 from tkbc.data.intervals import IntervalIndex
 from tkbc.models import Batch, Model
 from tkbc.ranking.transfer import host_room, on_host, send

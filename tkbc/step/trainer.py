@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from memplan.workload import Workload
-from tkbc.data.dataset import Ids, with_reciprocals
+from tkbc.data.dataset import with_reciprocals
+from tkbc.data.ids import Ids
 from tkbc.data.intervals import draw_times
 from tkbc.models import MODELS, Batch
 from tkbc.models.base import gradient
