@@ -20,7 +20,7 @@ from memplan.catalog.guide import CLAIMS
 from memplan.catalog.recipes import find_recipe
 from memplan.memory.estimate import estimate
 from memplan.workload import build_workload
-from tkbc.measure.verify import measure
+from tkbc.verify import measure
 
 
 def main() -> None:

@@ -31,8 +31,8 @@ from timing import take_turns
 
 from memplan.files import read_lines, read_object
 from memplan.workload import PAIRRE_SETTINGS, ModelName, Workload
-from tkbc.measure.verify import random_facts
 from tkbc.step.trainer import Trainer
+from tkbc.verify import random_facts
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / "benchmarks" / "results" / "reproduced.json"

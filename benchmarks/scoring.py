@@ -39,9 +39,9 @@ from memplan.device.present import usable_threads
 from memplan.units import format_bytes
 from memplan.workload import ModelName, Scoring, build_workload
 from tkbc.measure.meter import CpuMeter
-from tkbc.measure.verify import random_facts
 from tkbc.scoring import make_score
 from tkbc.step.trainer import Trainer
+from tkbc.verify import random_facts
 
 DATASETS = ("ICEWS14", "ICEWS05-15", "YAGO15K")
 RANKS = (50, 64, 100, 128, 500)

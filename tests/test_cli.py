@@ -313,8 +313,8 @@ def test_the_picture_of_a_step_is_drawn(tmp_path: Path) -> None:
 
 def test_a_run_s_folder_gives_its_estimate_and_what_was_measured(tmp_path: Path) -> None:
     from tkbc.measure.meter import CpuMeter
-    from tkbc.measure.verify import random_facts
     from tkbc.step.trainer import Trainer
+    from tkbc.verify import random_facts
 
     found = plan(SHAPE, model="TNTPairRE", rank=8, micro_batch_size=7, chunk_size=9, device="cpu", budget="1GiB")
     meter = CpuMeter()

@@ -23,7 +23,6 @@ from tests.test_training import make_plan
 from tkbc.data.dataset import with_reciprocals
 from tkbc.data.ids import Ids
 from tkbc.data.intervals import draw_times
-from tkbc.measure.verify import random_facts
 from tkbc.models import Batch, Model
 from tkbc.models.base import gradient
 from tkbc.runs.checkpoint_folders import Checkpoints
@@ -32,6 +31,7 @@ from tkbc.scoring import make_score
 from tkbc.scoring.reference import FORMULAS
 from tkbc.step.loss import softmax_cross_entropy
 from tkbc.step.trainer import Trainer
+from tkbc.verify import random_facts
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from memplan.workload import TRAITS, ModelName, Score, Shape, build_workload
-from tkbc.measure.verify import random_facts
 from tkbc.models import MODELS, Batch, Model
 from tkbc.scoring.reference import FORMULAS
+from tkbc.verify import random_facts
 
 SHAPE = Shape(n_entities=31, n_relations=4, n_timestamps=9, n_facts=40)
 MODEL_NAMES: tuple[ModelName, ...] = get_args(ModelName)

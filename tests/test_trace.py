@@ -27,8 +27,8 @@ from memplan.trace.reductions import Processor, sum_scratch_bytes
 from memplan.trace.tracing import record
 from memplan.workload import Shape, build_workload
 from tests.tracing import MODELS, OPTIMIZERS, Step, make_step
-from tkbc.measure.verify import random_facts
 from tkbc.step.trainer import Trainer
+from tkbc.verify import random_facts
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = resolve("cpu", None)

@@ -26,9 +26,9 @@ from tests.cuda_standin import device
 from tests.cuda_standin.answered import answer
 from tkbc.data.dataset import index_of
 from tkbc.measure.meter import start_clean
-from tkbc.measure.verify import random_facts
 from tkbc.ranking.evaluation import evaluate
 from tkbc.step.trainer import Trainer
+from tkbc.verify import random_facts
 
 MIB = 2**20
 WAYS = (

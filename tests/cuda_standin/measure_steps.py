@@ -33,7 +33,7 @@ from memplan.workload import Workload
 from tests.cuda_standin.answered import answer
 from tests.cuda_standin.device import is_here, set_capacity
 from tests.cuda_standin.workloads import step_workloads
-from tkbc.measure.verify import measure, verify
+from tkbc.verify import measure, verify
 
 SETTLE_SECONDS = 0.02
 NAMES_OPERATORS = hasattr(torch._C, "_cuda_setMemoryMetadata")

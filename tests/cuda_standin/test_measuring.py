@@ -17,9 +17,9 @@ from memplan.workload import Shape, build_workload
 from tests.conftest import random_graph
 from tests.cuda_standin import answered, device
 from tkbc.measure.rates import calibrate
-from tkbc.measure.verify import verify
 from tkbc.runs.watch import MemoryWatch
 from tkbc.step.trainer import Trainer
+from tkbc.verify import verify
 
 pytestmark = [
     pytest.mark.cuda_standin,

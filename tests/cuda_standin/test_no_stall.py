@@ -19,13 +19,13 @@ from tests.conftest import random_graph
 from tests.cuda_standin import device
 from tests.test_models import SCORED
 from tkbc.data.dataset import index_of
-from tkbc.measure.verify import random_facts
 from tkbc.ranking import evaluation
 from tkbc.ranking.evaluation import evaluate
 from tkbc.runs.train import Reporter, TrainSettings, train
 from tkbc.step import waiting
 from tkbc.step.finite import CHECK_STEPS, check_step
 from tkbc.step.trainer import Trainer
+from tkbc.verify import random_facts
 
 pytestmark = [
     pytest.mark.cuda_standin,

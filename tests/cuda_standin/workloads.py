@@ -12,7 +12,7 @@ from memplan.device.target import resolve
 from memplan.errors import UsageError
 from memplan.workload import PRECISIONS, TRAITS, OptimizerName, Shape, Workload, build_workload
 from memplan.workload.rules import available
-from tkbc.measure.verify import random_workloads
+from tkbc.verify import random_workloads
 
 REAL_SHAPES = ("ICEWS14", "ICEWS05-15", "YAGO15K", "YAGO11k", "Wikidata12k", "GDELT")
 

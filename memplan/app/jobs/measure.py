@@ -15,7 +15,7 @@ from memplan.errors import UsageError
 from memplan.memory.cuda.environment import from_environment
 
 if TYPE_CHECKING:
-    from tkbc.measure.verify import Verified
+    from tkbc.verify import Verified
 
 
 def run_verification(count: int, seed: int, device: str, *, show_progress: bool) -> list[Verified]:
@@ -28,7 +28,7 @@ def run_verification(count: int, seed: int, device: str, *, show_progress: bool)
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     from rich.progress import track
 
-    from tkbc.measure.verify import random_workloads, verify
+    from tkbc.verify import random_workloads, verify
 
     workloads = list(random_workloads(count, seed, target.device, target.workspace_bytes))
     if target.device == "cuda":
