@@ -27,7 +27,7 @@ class DoesNotFitError(MemplanError):
 
 
 class NotFiniteError(MemplanError):
-    """Training led to numbers that are none: the settings are wrong for it."""
+    """A loss, gradient or score became infinite or NaN: the settings are wrong for this training."""
 
 
 def reason_of(error: Exception) -> str:
@@ -40,8 +40,8 @@ def is_full(error: Exception) -> bool:
     """Return whether an error of the disk says that it, or the user's share of it, is full."""
     number = error.errno if isinstance(error, OSError) else None
     if number is None:
-        told = re.search(r"\(os error (\d+)\)", str(error))  # as libraries written in Rust tell it
-        number = int(told[1]) if told else None
+        number_text = re.search(r"\(os error (\d+)\)", str(error))  # as libraries written in Rust write it
+        number = int(number_text[1]) if number_text else None
     return number in (errno.ENOSPC, errno.EDQUOT)
 
 

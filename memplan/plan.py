@@ -14,7 +14,7 @@ ByteCount = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Bytes(BaseModel):
-    """One reading of memory, from the inside out; what a device does not tell apart is None."""
+    """One reading of memory, from the inside out; what a device does not report is None."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -205,7 +205,7 @@ class MemoryCheck(BaseModel):
     def compare(cls, device: str, phases: list[PhasePeak], peak: Peak, measured: dict[str, Bytes]) -> MemoryCheck:
         """Return the check of the phases that were measured; a phase that was not foreseen counts as predicted 0.
 
-        Every kind that the device tells apart is compared for the peak; phases are compared by requested bytes.
+        Every kind that the device reports is compared for the peak; phases are compared by requested bytes.
         """
         foreseen = {phase.name: phase.peak_bytes for phase in phases}
         names = [name for name in foreseen if name in measured] + [name for name in measured if name not in foreseen]
@@ -235,5 +235,5 @@ def _check(name: str, predicted: Bytes, measured: Bytes) -> PhaseCheck:
 
 
 def to_json(model: BaseModel) -> str:
-    """Return the model as indented JSON text, numbers that the device does not tell apart left out."""
+    """Return the model as indented JSON text, numbers that the device does not report left out."""
     return model.model_dump_json(indent=2, exclude_none=True)

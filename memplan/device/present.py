@@ -17,7 +17,7 @@ class PresentGpu(NamedTuple):
     free_bytes: int
     capability: tuple[int, int] | None = None
     processes: tuple[tuple[int, int], ...] = ()
-    """Process id and bytes of who computes there now; 0 bytes where the driver does not tell."""
+    """Process id and bytes of who computes there now; 0 bytes where the driver does not say."""
 
 
 def usable_threads() -> int:

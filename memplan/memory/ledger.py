@@ -47,7 +47,7 @@ class Event(NamedTuple):
 
 
 class Ledger:
-    """A run told as a sequence of allocations and frees, in the order in which they happen.
+    """A run as a sequence of allocations and frees, in the order in which they happen.
 
     Bytes are requested bytes: shape times item size, before any allocator's rounding.
     """

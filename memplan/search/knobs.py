@@ -1,4 +1,4 @@
-"""What each knob would save: the workload told again with one thing changed at a time."""
+"""What each knob would save: the workload's bytes again with one thing changed at a time."""
 
 from __future__ import annotations
 

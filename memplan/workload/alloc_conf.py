@@ -15,7 +15,7 @@ MIB = 2**20
 ROUNDING = 512
 """Requests are rounded up to a multiple of this, and more only where the options say so."""
 INTERVALS = 16
-"""roundup_power2_divisions tells requests apart by their power of two: below 2 MiB, 2 to 4 MiB, … from 32 GiB on."""
+"""roundup_power2_divisions has one entry for each power of two: below 2 MiB, 2 to 4 MiB, … from 32 GiB on."""
 SMALLEST_LARGE_SEGMENT_MIB = 11
 
 

@@ -178,8 +178,8 @@ def _stream(
             raise _MirrorError(f"HTTP {response.status_code}")
         if response.headers.get("Content-Encoding", "identity") != "identity":
             raise _MirrorError(f"sends {response.headers['Content-Encoding']}, which was not asked for")
-        told = response.headers.get("Content-Length", "")
-        n_bytes = start + int(told) if told.isascii() and told.isdigit() else None
+        length = response.headers.get("Content-Length", "")
+        n_bytes = start + int(length) if length.isascii() and length.isdigit() else None
         if n_bytes is not None and n_bytes > LARGEST_FILE_BYTES:
             raise _MirrorError(f"{n_bytes:,} bytes, more than the {LARGEST_FILE_BYTES:,} that a split may have")
         with part.open("ab" if start else "wb") as file:

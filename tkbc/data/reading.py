@@ -3,7 +3,7 @@
 Three formats are read, one a folder. Quadruples: head, relation, tail, time. YAGO15K's: head, relation, tail and, where
 the fact has a time, ``<occursSince>`` or ``<occursUntil>`` and ``"2012-##-##"``; as in tkbc the relation becomes
 relation and modifier joined, the time a year, and facts without time take one extra timestamp, the last. Intervals:
-head, relation, tail, begin, end; raw_intervals.py tells them.
+head, relation, tail, begin, end; reading_intervals.py says which.
 
 A byte order mark, CRLF, blanks and tabs at a line's end, and blank lines are read over, as tkbc does. A fact that
 occurs twice stays twice: the published splits are counted so. Entities, relations and timestamps count over all three
@@ -103,7 +103,7 @@ def _parser_of(lines: list[list[str]]) -> Callable[[list[str]], RawFact | str]:
     # A split of YAGO15K may happen to hold no fact with a time.
     if any(len(columns) == 5 and columns[3] in MODIFIERS for columns in lines):
         return _parse_yago15k
-    # Most lines decide, so that one that is out of place is told as such and not all the others.
+    # Most lines decide, so that one line out of place is named and not all the others.
     if 2 * sum(map(is_interval, lines)) > len(lines):
         return parse_interval
     return _parse_quadruple

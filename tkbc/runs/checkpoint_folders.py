@@ -104,7 +104,7 @@ class Checkpoints:
     def newest(self, on_damage: Callable[[str], None] = lambda _message: None) -> tuple[str, RunState] | None:
         """Return the newest whole checkpoint's name and state; None where no checkpoint was ever written.
 
-        ``on_damage`` is told of every damaged one that is passed over.
+        ``on_damage`` is called with a line for every damaged one that is passed over.
 
         Raises:
             MemplanError: there are checkpoints, and none is whole.

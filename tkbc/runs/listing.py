@@ -181,7 +181,7 @@ def how_to_resume(folder: Path) -> str:
 
 
 def memory_line(memory: Mapping[str, int | None]) -> str:
-    """Return allocated, reserved, peak and budget as text, without what the device does not tell."""
+    """Return allocated, reserved, peak and budget as text, without what the device does not report."""
     names = ("allocated", "reserved", "peak", "budget", "process")
     values = ((name, memory.get(f"{name}_bytes")) for name in names)
     return ", ".join(f"{name} {format_bytes(value)}" for name, value in values if value is not None)

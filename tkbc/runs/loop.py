@@ -106,7 +106,7 @@ class Run:
             self._save_unless_over()
             raise DoesNotFitError(f"{error}. Free memory, then {self._resume}") from None
         except NotFiniteError as error:
-            with suppress(MemplanError):  # the first error is the one to tell
+            with suppress(MemplanError):  # the first error is the one to report
                 self.folder.append(Event(event=FAILED, epoch=self.state.epoch, what=str(error)))
             raise
         self.folder.append(
@@ -270,11 +270,13 @@ class Run:
                 changes=changes,
             )
         )
-        told = ", ".join(f"{name.replace('_', ' ')} {old} → {new}" for name, (old, new) in changes.items())
-        self.reporter.notice(f"out of memory while {'training' if part == 'training' else 'ranking'}: {told}; going on")
+        changed = ", ".join(f"{name.replace('_', ' ')} {old} → {new}" for name, (old, new) in changes.items())
+        self.reporter.notice(
+            f"out of memory while {'training' if part == 'training' else 'ranking'}: {changed}; going on"
+        )
 
     def _compare(self) -> None:
-        """Compare measured with predicted memory where something was measured; tell of drift.
+        """Compare measured with predicted memory where something was measured; report drift.
 
         Raises:
             MemplanError: memory drifts, and ``strict_memory`` is set.

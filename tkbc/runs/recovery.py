@@ -1,4 +1,4 @@
-"""Running out of memory although it was planned for: telling it from other errors, freeing, and planning smaller."""
+"""Running out of memory although it was planned for: recognizing it, freeing, and planning smaller."""
 
 from __future__ import annotations
 

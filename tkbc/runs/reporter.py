@@ -1,4 +1,4 @@
-"""What a run tells while it goes on, and what it ends with."""
+"""What a run reports while it goes on, and what it ends with."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class EpochReport(NamedTuple):
 
 
 class MemoryNow(NamedTuple):
-    """A run's memory at a moment, in bytes; None is what the device does not tell."""
+    """A run's memory at a moment, in bytes; None is what the device does not report."""
 
     allocated_bytes: int
     """On CUDA what the allocator has given out; on the CPU the tensors that live as long as the run."""

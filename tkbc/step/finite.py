@@ -25,7 +25,7 @@ def check_step(trainer: Trainer, where: str, way_out: str) -> None:
     found by the next check or before the next checkpoint.
 
     Raises:
-        NotFiniteError: one is not finite; names ``where`` and the tensors, and tells ``way_out``.
+        NotFiniteError: one is not finite; names ``where`` and the tensors, and ends with ``way_out``.
     """
     if trainer.workload.device == "cuda" and trainer.steps % CHECK_STEPS:
         return
@@ -39,7 +39,7 @@ def check_tables(trainer: Trainer, where: str, way_out: str) -> tuple[float, flo
     Those are of loss and N3 penalty, over the epoch's finished steps.
 
     Raises:
-        NotFiniteError: one is not finite; names ``where`` and the tensors, and tells ``way_out``.
+        NotFiniteError: one is not finite; names ``where`` and the tensors, and ends with ``way_out``.
     """
     tables = [(f"the table {name}", table.detach()) for name, table in trainer.model.named_parameters()]
     moments = [

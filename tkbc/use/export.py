@@ -110,5 +110,5 @@ def _replacing(path: Path) -> Iterator[IO[bytes]]:
     except OSError as error:
         raise MemplanError(f"{path}: cannot be written: {reason_of(error)}") from None
     finally:
-        with suppress(OSError):  # the first error is the one to tell
+        with suppress(OSError):  # the first error is the one to report
             unfinished.unlink(missing_ok=True)

@@ -83,7 +83,10 @@ def sweep(
 
     try:
         ended = run_sweep(folder, found, is_new=resume is None, quiet=as_json)
-    except (DoesNotFitError, SystemExit):  # nothing fits, or a signal stopped it: what there is, is told all the same
+    except (
+        DoesNotFitError,
+        SystemExit,
+    ):  # nothing fits, or a signal stopped it: the trials so far are printed all the same
         if as_json:
             print_json(_as_json(folder, found, read_trials(folder)))
         raise

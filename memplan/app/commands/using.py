@@ -1,4 +1,4 @@
-"""The commands that use a trained model: predict, nearest, export; and report, which tells what a run was."""
+"""The commands that use a trained model: predict, nearest, export; and report, a run on one page."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def evaluate_command(run: Path, split: str, data_dir: Path | None) -> tuple[str,
 
 
 def open_checkpoint(run: Path, data_dir: Path | None) -> tuple[str, RunState, Dataset]:
-    """Return the name and state of the run's best checkpoint, and its data; what is passed over is told on stderr.
+    """Return the name and state of the run's best checkpoint, and its data; damaged ones are named on stderr.
 
     Raises:
         MemplanError: the run, its checkpoints or its data cannot be used.

@@ -162,7 +162,7 @@ def _announce(
 
 
 def supervise(console: Console, run: Callable[[Reporter, Callable[[], bool]], Result]) -> None:
-    """Call ``run`` with what shows its progress and what tells it to stop, then print how it ended.
+    """Call ``run`` with what shows its progress and what asks it to stop, then print how it ended.
 
     Ends the process with 128 and the signal's number where a signal stopped it.
     """

@@ -42,7 +42,7 @@ SHOWN = 10
 
 
 def run_sweep(folder: Path, sweep: Sweep, *, is_new: bool, quiet: bool = False) -> list[Trial]:
-    """Run trials until the sweep's limits, and return all that ended; ``quiet``: tell nothing.
+    """Run trials until the sweep's limits, and return all that ended; ``quiet``: print nothing.
 
     Ends the process with 128 and the signal's number where a signal stopped it; the trial under way is kept.
 

@@ -54,9 +54,9 @@ def train_trial(
     target: Target,
     show: tuple[Show, Show],
 ) -> Trial | None:
-    """Train as the options say, in ``folder``; go on with what is there already. None where it was told to stop.
+    """Train as the options say, in ``folder``; go on with what is there already. None where it was asked to stop.
 
-    ``show``: what is told of an epoch that begins, and of a validation.
+    ``show``: called with a line when an epoch begins, and after a validation.
 
     Raises:
         MemplanError: the run's folder cannot be used.

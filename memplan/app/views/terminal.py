@@ -226,7 +226,7 @@ def tensor_table(tensors: Sequence[TensorAtPeak], *, everything: bool) -> Table:
     """Return the tensors alive at the peak: the largest, or every one with its kind and the phase it is from."""
     total = sum(tensor.bytes for tensor in tensors)
     columns = [("shape", "<"), ("dtype", "<"), ("bytes", ">"), ("share", ">")]
-    # Who looks closer is told since when each has been there, too.
+    # With --explain each tensor also has the phase in which it was made.
     table = new_table("alive at the peak", *columns, *([("kind", "<"), ("since", "<")] if everything else []))
     shown = tensors if everything else tensors[:SHOWN_TENSORS]
     for tensor in shown:

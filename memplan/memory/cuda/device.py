@@ -24,7 +24,7 @@ class Device:
         self._next_begin = 0
 
     def begin(self, n_bytes: int) -> int:
-        """Return where a new segment begins: above those before it, so that addresses tell which is the older."""
+        """Return where a new segment begins: above those before it, so that the lower address is the older."""
         self._next_begin += n_bytes
         return self._next_begin - n_bytes
 

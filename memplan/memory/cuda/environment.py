@@ -27,7 +27,7 @@ def from_environment() -> str:
 
 
 def notice() -> str | None:
-    """Return what to tell of the environment's options that predictions leave out of account; None: there are none."""
+    """Return a notice of the environment's options that predictions leave out of account; None: there are none."""
     _, text = _setting()
     names = [name for name, value in options_of(text) if not is_modelled(name) and not is_harmless(name, value)]
     if not names:

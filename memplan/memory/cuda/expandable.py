@@ -96,7 +96,7 @@ class ExpandableSegments(Segments):
                 room, after = room + after.size, after.following
             if room >= size:
                 return first
-        # Where no capacity bounds it, what is too large for the device is to be told all the same.
+        # Where no capacity bounds it, a workload too large for the device still gets its number.
         wanted = size if self.device.capacity_bytes is None else 0
         n_bytes = -(-max(self.address_bytes, wanted) // pool.page) * pool.page
         begin = self.device.begin(n_bytes)
