@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from rich.console import RenderableType
+from rich.console import Console, RenderableType
 
 from memplan.app.request import Graph, SearchRequest, gather, of_loaded
 from memplan.app.sweep.picture import draw_trials
@@ -89,6 +89,17 @@ def run_sweep(folder: Path, sweep: Sweep, *, is_new: bool, quiet: bool = False) 
                 on_end=on_end,
             )
     trials = read_trials(folder)
+    _report(console, folder, sweep, trials, is_more=is_more)
+    number = stopped_by()
+    if number is not None:
+        raise SystemExit(128 + number)
+    if trials and all(trial.state == "does not fit" for trial in trials):
+        raise DoesNotFitError(f"no trial fits: {trials[-1].why}")
+    return trials
+
+
+def _report(console: Console, folder: Path, sweep: Sweep, trials: list[Trial], *, is_more: bool) -> None:
+    """Print what was found, draw it, and say how to go on where combinations and trials are left."""
     best = best_of(trials)
     if best is not None:
         console.print(_table(trials))
@@ -103,12 +114,6 @@ def run_sweep(folder: Path, sweep: Sweep, *, is_new: bool, quiet: bool = False) 
         kept = "; the one under way goes on where it was" if is_under_way else ""
         console.print(f"stopped with {len(trials)} trials ended{kept}. Go on with", soft_wrap=True)
         console.print(f"  memplan sweep --resume {shlex.quote(str(folder))}", soft_wrap=True)
-    number = stopped_by()
-    if number is not None:
-        raise SystemExit(128 + number)
-    if trials and all(trial.state == "does not fit" for trial in trials):
-        raise DoesNotFitError(f"no trial fits: {trials[-1].why}")
-    return trials
 
 
 @contextmanager

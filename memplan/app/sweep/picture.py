@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from memplan.app.sweep.space import Dimension, Range
 from memplan.app.sweep.study import Trial
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 MANY_DECADES = 200.0
 FINISHED, FELL_BEHIND = "#4477aa", "#ccbb44"
@@ -17,7 +21,6 @@ def draw_trials(space: Sequence[Dimension], trials: Sequence[Trial], path: Path)
     """Draw the trials that have a valid MRR to ``path``; return whether it was done, which takes matplotlib."""
     try:
         from matplotlib.figure import Figure
-        from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
     except ImportError:
         return False
     shown = [trial for trial in trials if trial.valid_mrr is not None]
@@ -39,18 +42,7 @@ def draw_trials(space: Sequence[Dimension], trials: Sequence[Trial], path: Path)
                 values = [dimension.values.index(value) for value in values]
             panel.scatter(values, mrr, c=colour, marker=marker)
     for panel, dimension in zip(panels[1:], space, strict=False):
-        panel.set_xlabel(dimension.name)
-        if isinstance(dimension, Range):
-            if dimension.is_log:
-                panel.set_xscale("log")
-                # Few decades: without ticks between them hardly any, with matplotlib's own one over the other.
-                subs = (1.0,) if dimension.high / dimension.low >= MANY_DECADES else (1.0, 2.0, 5.0)
-                panel.xaxis.set_major_locator(LogLocator(subs=subs))
-                panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-                panel.xaxis.set_minor_formatter(NullFormatter())
-        else:
-            panel.set_xticks(range(len(dimension.values)), [str(value).lower() for value in dimension.values])
-            panel.margins(x=0.3)
+        _set_axis(panel, dimension)
     best, so_far = 0.0, []
     for trial in shown:
         best = max(best, trial.valid_mrr or 0.0)
@@ -64,3 +56,20 @@ def draw_trials(space: Sequence[Dimension], trials: Sequence[Trial], path: Path)
         panel.set_visible(False)
     figure.savefig(path, dpi=120)
     return True
+
+
+def _set_axis(panel: Axes, dimension: Dimension) -> None:
+    """Name the panel's axis and scale it as the dimension is searched."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    panel.set_xlabel(dimension.name)
+    if not isinstance(dimension, Range):
+        panel.set_xticks(range(len(dimension.values)), [str(value).lower() for value in dimension.values])
+        panel.margins(x=0.3)
+    elif dimension.is_log:
+        panel.set_xscale("log")
+        # Few decades: without ticks between them hardly any, with matplotlib's own one over the other.
+        subs = (1.0,) if dimension.high / dimension.low >= MANY_DECADES else (1.0, 2.0, 5.0)
+        panel.xaxis.set_major_locator(LogLocator(subs=subs))
+        panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        panel.xaxis.set_minor_formatter(NullFormatter())

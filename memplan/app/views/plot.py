@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from memplan.errors import MemplanError, UsageError
-from memplan.memory.curve import aligned, curve, segments
+from memplan.memory.curve import Point, aligned, curve, segments
 from memplan.memory.ledger import KINDS, Kind, Ledger
 from memplan.memory.programs.step import one_step
 from memplan.units import format_bytes
 from memplan.workload import Workload
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 COLOURS: dict[Kind, str] = {
     "parameters": "#4477aa",
@@ -21,6 +25,7 @@ COLOURS: dict[Kind, str] = {
     "temporaries": "#ccbb44",
 }
 """Paul Tol's bright scheme, distinct to colour-blind eyes."""
+MIB = 2**20
 FORMATS = (".png", ".svg", ".pdf")
 
 
@@ -66,14 +71,23 @@ def plot_ledger(
         from matplotlib.figure import Figure
     except ImportError:
         raise MemplanError("--plot needs matplotlib: pip install 'memplan-tkbc[plot]'") from None
-    points = curve(ledger)
     figure = Figure(figsize=(11, 5.5), layout="constrained")
     axes = figure.add_subplot()
-    mib = 2**20
+    _draw(axes, curve(ledger), budget_bytes, measured)
+    axes.set_title(title, pad=52)
+    try:
+        figure.savefig(path, dpi=150)
+    except OSError as error:
+        raise MemplanError(f"--plot {path}: cannot be written: {error.strerror or error}") from None
+
+
+def _draw(
+    axes: Axes, points: Sequence[Point], budget_bytes: int | None, measured: Sequence[tuple[str, int]] | None
+) -> None:
     where = range(len(points))
     axes.stackplot(
         where,
-        [[point.bytes_of[kind] / mib for point in points] for kind in KINDS],
+        [[point.bytes_of[kind] / MIB for point in points] for kind in KINDS],
         labels=KINDS,
         colors=[COLOURS[kind] for kind in KINDS],
         step="post",
@@ -81,10 +95,10 @@ def plot_ledger(
     highest = max(point.total for point in points)
     if measured:
         xs, ys = aligned(points, measured)
-        axes.step(xs, [y / mib for y in ys], where="post", color="black", linewidth=1, linestyle="--", label="measured")
+        axes.step(xs, [y / MIB for y in ys], where="post", color="black", linewidth=1, linestyle="--", label="measured")
         highest = max(highest, *ys)
     if budget_bytes is not None and budget_bytes < 3 * highest:
-        axes.axhline(budget_bytes / mib, color="#aa3377", linewidth=1.5, label=f"budget {format_bytes(budget_bytes)}")
+        axes.axhline(budget_bytes / MIB, color="#aa3377", linewidth=1.5, label=f"budget {format_bytes(budget_bytes)}")
         highest = max(highest, budget_bytes)
     for phase, start, stop in segments([point.phase for point in points]):
         axes.axvline(start, color="white", linewidth=0.6)
@@ -92,12 +106,7 @@ def plot_ledger(
             continue  # its name would lie on its neighbour's
         axes.text((start + stop) / 2, 1.01, phase, rotation=35, fontsize=7, transform=axes.get_xaxis_transform())
     axes.set_xlim(0, len(points) - 1)
-    axes.set_ylim(0, 1.05 * highest / mib)
+    axes.set_ylim(0, 1.05 * highest / MIB)
     axes.set_xlabel("allocations and frees of setup and one step, in order")
     axes.set_ylabel("MiB alive")
-    axes.set_title(title, pad=52)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-    try:
-        figure.savefig(path, dpi=150)
-    except OSError as error:
-        raise MemplanError(f"--plot {path}: cannot be written: {error.strerror or error}") from None
