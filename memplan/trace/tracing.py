@@ -25,7 +25,7 @@ from memplan.trace.names import Names
 from memplan.trace.operators import Inside
 from memplan.trace.recorder import IS_SCRATCH, Recorder, TracedTensors
 from memplan.trace.result import Sources, Trace, TracedStep, TracedTensor, UnlistedOperator, Way
-from memplan.trace.surface import Surface, moving_in_place, without_compiling
+from memplan.trace.surface import Surface, as_for_real_tensors
 from memplan.units import format_bytes
 
 STEPS = 3
@@ -117,7 +117,7 @@ def record(make_step: MakeStep, sizes: dict[str, int] | None, target: Target, *,
     names.on_gradients = recorder.claim
     first_step_events = 0
     gc.collect()  # what an earlier trace left in cycles would die, unseen, in the middle of this one
-    with mode, names, recorder, moving_in_place(), without_compiling(names), _quietly(), surface:
+    with mode, names, recorder, as_for_real_tensors(names, target.device, here), _quietly(), surface:
         with errors_told(user_file, FUNCTION), torch.device("cuda") if here == "cuda" else nullcontext():
             step = make_step(**(sizes or {}))
         if not callable(step):
