@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memplan.devices import Target
+from memplan.device.target import Target
 from memplan.trace.cuda import PRODUCTS, cuda_rules
 from memplan.trace.quiet import QUIET
 from memplan.trace.reductions import Processor

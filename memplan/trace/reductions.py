@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from memplan.devices import Target
+from memplan.device.target import Target
 
 MOST_THREADS = 512
 WARP = 32
@@ -42,7 +42,7 @@ class Processor(NamedTuple):
     @classmethod
     def of(cls, target: Target) -> Processor:
         """Return a target's."""
-        from memplan.gpus import recognize
+        from memplan.catalog.gpus import recognize
 
         known = recognize(target.name, target.total_bytes or 0)
         name = target.name if known is None else known.name
