@@ -1,10 +1,10 @@
 """Traced against real training steps, of models that others wrote; MemTracker's figures beside.
 
     python benchmarks/trace.py                        # on the CPU, against the profiler: results/trace-cpu.json
-    FAKE_GPU=T4 tests/cuda_standin/run.py python benchmarks/trace.py --device T4    # against PyTorch's CUDA allocator
+    python tests/cuda_standin/run.py --gpu T4 python benchmarks/trace.py --device T4  # PyTorch's CUDA allocator
 
 Needs what benchmarks/trace_workloads.py needs. ``--match TEXT`` runs those whose name begins with the text;
-``--add FILE`` adds the rows of an earlier result.
+``--add FILE`` adds the rows of an earlier result, as far as they are not measured now.
 """
 
 from __future__ import annotations
@@ -151,11 +151,11 @@ def main() -> None:
     given = options.parse_args()
     warnings.simplefilter("ignore")
     path = given.out or RESULTS / f"trace-{'cpu' if given.device == 'cpu' else 'cuda-standin'}.json"
-    rows = [row for earlier in given.add for row in json.loads(earlier.read_text(encoding="utf-8"))["rows"]]
+    rows = {row["workload"]: row for old in given.add for row in json.loads(old.read_text(encoding="utf-8"))["rows"]}
     for row in rows_of(given.device, given.match):
-        rows = [old for old in rows if old["workload"] != row["workload"]] + [row]
-        write(path, given.device, rows)
-    write(path, given.device, rows)
+        rows[row["workload"]] = row
+        write(path, given.device, list(rows.values()))
+    write(path, given.device, list(rows.values()))
     sys.stdout.flush()
     os._exit(0)  # CUDA's autograd thread may abort an interpreter that ends
 

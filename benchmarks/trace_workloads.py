@@ -128,7 +128,7 @@ def graph_network(name: str, nodes: int, **settings: Any) -> Built:
 
     model = getattr(torch_geometric.nn, name)(64, 96, 3, 16, **settings)
     features, labels = torch.randn(nodes, 64), torch.zeros(nodes, dtype=torch.long)
-    edges = torch.from_numpy(np.random.default_rng(0).integers(nodes, size=(2, 8 * nodes)))
+    edges = torch.from_numpy(np.random.default_rng(0).integers(nodes, size=(2, 8 * nodes))).to(features.device)
     return model, lambda: nn.functional.cross_entropy(model(features, edges), labels)
 
 
@@ -259,6 +259,12 @@ BUILDERS: dict[str, Callable[[], Built]] = {
     "torch_geometric GIN": partial(graph_network, "GIN", 3000),
     "x-transformers Decoder": partial(x_transformer, 16),
 }
+NO_SELF_LOOPS: dict[str, Callable[[], Built]] = {
+    "torch_geometric GCN without self-loops": partial(graph_network, "GCN", 3000, add_self_loops=False),
+    "torch_geometric GAT without self-loops": partial(graph_network, "GAT", 2000, heads=4, add_self_loops=False),
+}
+"""In place of the two of those names on the stand-in device: where self-loops are added depends on a mask, and it
+computes none."""
 LOOPS: dict[str, tuple[str, str, int, dict[str, Any]]] = {
     "pykeen TransE sLCWA": ("TransE", "slcwa", 512, {"embedding_dim": 64}),
     "pykeen DistMult LCWA": ("DistMult", "lcwa", 256, {"embedding_dim": 64}),
@@ -271,11 +277,18 @@ LOOPS: dict[str, tuple[str, str, int, dict[str, Any]]] = {
 }
 
 
+def _builders(device: str) -> dict[str, Callable[[], Built]]:
+    if device == "cpu":
+        return BUILDERS
+    instead = {name.removesuffix(" without self-loops"): (name, build) for name, build in NO_SELF_LOOPS.items()}
+    return dict(instead.get(name, (name, build)) for name, build in BUILDERS.items())
+
+
 def workloads(device: str = "cpu") -> dict[str, Callable[[], Step]]:
     """Return every workload by its name: model, optimizer, precision."""
     found: dict[str, Callable[[], Step]] = {}
     names = ("adam", "adamw-foreach", "adamw-fused", "sgd", "adagrad")
-    for number, (model, build) in enumerate(BUILDERS.items()):
+    for number, (model, build) in enumerate(_builders(device).items()):
         for offset, precision in ((0, "fp32"), (1, "bf16")):
             if precision == "bf16" and model == "torch nn.LSTM" and device == "cpu":
                 continue  # oneDNN has no such kernel for most CPUs

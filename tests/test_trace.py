@@ -21,6 +21,7 @@ from memplan.device.target import resolve
 from memplan.errors import DoesNotFitError, MemplanError, UsageError
 from memplan.memory.programs.step import one_step
 from memplan.trace import assert_fits, trace
+from memplan.trace.attention import workspace_numbers
 from memplan.trace.fit import Range, fit, polynomial_ledger
 from memplan.trace.real import record_real
 from memplan.trace.reductions import Processor, sum_scratch_bytes
@@ -171,8 +172,85 @@ def test_assert_fits() -> None:
 def test_partial_sums_of_a_cuda_sum() -> None:
     """Measured on PyTorch's CUDA build: a sum over the first of (4096, 512) takes 16 MiB on 40 multiprocessors."""
     t4 = Processor(40, 1024)
-    assert sum_scratch_bytes(torch.empty(4096, 512, device="meta"), [0], 4, t4) == 2**24
-    assert sum_scratch_bytes(torch.empty(4096, 512, device="meta"), [1], 4, t4) == 0
+    assert sum_scratch_bytes((4096, 512), (512, 1), [0], 4, t4) == (2**24, 16)
+    assert sum_scratch_bytes((4096, 512), (512, 1), [1], 4, t4) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("capability", "is_half", "dropout", "width", "heads", "queries", "keys", "numbers"),
+    [
+        ((7, 5), False, True, 32, 144, 64, 64, 4100),
+        ((7, 5), False, False, 160, 6, 130, 70, 36_900),
+        ((7, 5), True, False, 96, 144, 300, 300, 49_176),
+        ((7, 5), True, False, 160, 144, 64, 64, 57_356),
+        ((8, 0), True, True, 128, 144, 130, 70, 32_776),
+        ((8, 0), False, False, 256, 6, 300, 300, 98_352),
+        ((8, 6), True, True, 80, 144, 40, 200, 24_584),
+        ((8, 6), True, False, 128, 6, 40, 200, 73_736),
+        ((9, 0), False, False, 72, 6, 40, 200, 16_392),
+    ],
+)
+def test_workspaces_of_cuda_s_attention(
+    capability: Any, is_half: bool, dropout: bool, width: int, heads: int, queries: int, keys: int, numbers: int
+) -> None:
+    """Measured on PyTorch's CUDA build."""
+    assert workspace_numbers(capability, is_half, dropout, width, heads, queries, keys) == numbers
+
+
+def attention_layer(dropout: float, precision: torch.dtype) -> Step:
+    layer = nn.TransformerEncoderLayer(64, 4, 128, dropout, batch_first=True)
+    x, optimizer = torch.randn(8, 33, 64), torch.optim.Adam(layer.parameters())
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast("cuda", precision):
+            loss = layer(x).pow(2).mean()
+        loss.backward()
+        nn.utils.clip_grad_norm_(layer.parameters(), 1.0)
+        optimizer.step()
+
+    return step
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the CPU's tensors stand for CUDA's where there is none")
+@pytest.mark.parametrize(
+    ("gpu", "precision", "attention"),
+    [
+        ("T4", torch.float16, "_scaled_dot_product_efficient_attention"),
+        ("T4", torch.bfloat16, "_safe_softmax"),
+        ("A100 40GB", torch.bfloat16, "_scaled_dot_product_flash_attention"),
+    ],
+)
+def test_without_cuda_a_trace_for_it_takes_cuda_s_ways(gpu: str, precision: torch.dtype, attention: str) -> None:
+    found = record(partial(attention_layer, 0.1, precision), {}, resolve(gpu, None))
+    made = [e.allocation for e in found.ledger.events if e.allocation is not None and e.is_birth]
+    assert found.way == "mapped"
+    assert any(a.name.endswith(attention) for a in made)
+    assert {a.dtype for a in made if a.name.endswith(": native_dropout")} > {"bool"}
+    assert {a.dtype for a in made if a.name == "pow"} == {"float32"}  # in CUDA's list, not in the CPU's
+    assert {a.dtype for a in made if a.name.endswith("linear1: addmm")} == {str(precision).removeprefix("torch.")}
+    assert any(a.name.endswith("_foreach_norm") for a in made)
+    assert any(a.name.endswith("_foreach_sqrt") for a in made)
+
+
+def test_a_bias_is_added_in_place_by_linear_and_not_by_a_user() -> None:
+    """Of inputs that are not contiguous, ``linear`` makes a product and adds to it."""
+
+    def build(by_hand: bool) -> Step:
+        layer, x = nn.Linear(64, 96), torch.randn(31, 53, 64).transpose(0, 1)
+        return lambda: (x @ layer.weight.T + layer.bias if by_hand else layer(x)).sum()
+
+    with torch.no_grad():
+        for by_hand in (False, True):
+            traced, measured = peaks(partial(build, by_hand))
+            assert abs(traced - measured) <= FEW_BYTES
+
+
+@pytest.mark.parametrize("first", ["", "import memplan.trace; "])
+def test_the_package_is_the_call(first: str) -> None:
+    code = f"{first}from memplan import trace; print(trace(lambda: (lambda: None), device='cpu').fits)"
+    ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert ran.stdout.strip() == "True"
 
 
 STEP = """

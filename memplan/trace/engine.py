@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 aten = torch.ops.aten
-ADD = aten.add.Tensor
+ADD, ADD_IN_PLACE = aten.add.Tensor, aten.add_.Tensor
+ALIAS = aten.alias.default
+PRODUCT_OF_LINEAR = (aten.mm.default, aten._unsafe_view.default, aten.view.default, aten.bmm.default)
 DEVICE = torch.ops.prim.device.default
 LONE_TENSOR, LONE_STORAGE = 4, 2
 """References to a tensor that nobody but the engine holds, and to its storage, as they are seen from a mode."""
@@ -32,13 +34,28 @@ def without_a_mode(func: Any, before: Any, args: tuple[Any, ...]) -> Any:
     if torch._C._current_graph_task_id() == -1 or torch.is_grad_enabled():
         return func
     if func is ADD and before is DEVICE and isinstance(args[1], Tensor) and _is_lone(args[0]):
-        return aten.add_.Tensor
+        return ADD_IN_PLACE
     in_place = IN_PLACE.get(func)
     if in_place is not None and _is_lone(args[0], within_a_formula=1):
         node = torch._C._current_autograd_node()
         if node is not None and node.name().endswith("Backward0"):
             return in_place
     return func
+
+
+def is_bias_of_linear(func: Any, before: Any, args: tuple[Any, ...]) -> bool:
+    """Whether an operator adds a bias to the product before it, as ``linear`` of inputs that are not contiguous does.
+
+    It does so in place where no mode is active (aten/src/ATen/native/Linear.cpp: isTensorSubclassLike). A sum that the
+    user writes looks the same but for its call, which the caller must compare.
+    """
+    return (
+        func is ADD
+        and before in PRODUCT_OF_LINEAR
+        and isinstance(args[1], Tensor)
+        and args[1].dim() == 1
+        and args[0].dtype is args[1].dtype
+    )
 
 
 def _is_lone(tensor: Tensor, within_a_formula: int = 0) -> bool:

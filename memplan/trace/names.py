@@ -23,6 +23,8 @@ from memplan.memory.ledger import Allocation, Kind
 
 SKIPPED_FOLDERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
 """A line under these is no line that a user would look at; code made from text has no file."""
+MODES = ("_python_dispatch.py", "_compile.py", "eval_frame.py")
+"""PyTorch's own Python between an operator and a mode."""
 
 
 class Place(NamedTuple):
@@ -32,6 +34,10 @@ class Place(NamedTuple):
     line: str
 
 
+Call = tuple[int, int, int]
+"""A call from Python to C++: how many calls of PyTorch's functions were seen before, its frame and its instruction."""
+
+
 class Names:
     """Names for what a trace records. ``user_file``: the file whose lines are told before any library's."""
 
@@ -39,6 +45,8 @@ class Names:
         self.user_file = user_file
         self.operator: Any = None
         """The operator that is running."""
+        self.calls = 0
+        """Calls of PyTorch's functions so far."""
         self.step = 0
         """The step that is running; 0 while model, optimizer and inputs are built."""
         self.optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
@@ -103,6 +111,13 @@ class Names:
         """Return the name of what the running operator makes: its module's path and its own name."""
         operator = short_name(self.operator)
         return f"{place.module}: {operator}" if place.module else operator
+
+    def call(self) -> Call:
+        """Return the call that the running operator is part of; C++ may run several operators in one."""
+        frame = sys._getframe(2)
+        while frame.f_back is not None and frame.f_code.co_filename.endswith(MODES):
+            frame = frame.f_back
+        return self.calls, id(frame), frame.f_lasti
 
     def line(self) -> str:
         """Return ``file:line`` of the innermost call in the user's file; else of the innermost outside PyTorch."""

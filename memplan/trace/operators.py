@@ -1,42 +1,22 @@
 """What operators' kernels take inside, beside what they return: a table by device, each entry measured.
 
-Stages are lists of (what, bytes); ``before``: one after the other, gone before the results are there; ``during``: there
-until the results are.
+This is the CPU's, and the choice between the tables; ``memplan.trace.cuda`` has CUDA's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from memplan.device.target import Target
-from memplan.trace.known import mask_positions
+from memplan.trace.cuda import PRODUCTS, cuda_rules
 from memplan.trace.quiet import QUIET
-from memplan.trace.reductions import Processor, sum_scratch_bytes
+from memplan.trace.reductions import Processor
+from memplan.trace.taken import NOTHING, Rule, Scratch, Taken, contiguous_copies, index, n_bytes, short
 
 aten = torch.ops.aten
-Scratch = tuple[str, int]
-"""What it is, and its bytes."""
-
-
-class Taken(NamedTuple):
-    """What one call of an operator takes inside."""
-
-    before: tuple[tuple[Scratch, ...], ...] = ()
-    during: tuple[Scratch, ...] = ()
-    after: tuple[Scratch, ...] = ()
-    """There and gone once the results are there."""
-    lasting: tuple[Scratch, ...] = ()
-    """There from now on."""
-    results: tuple[tuple[int, int], ...] = ()
-    """Position and bytes of results that the device makes larger than their fake."""
-
-
-NOTHING = Taken()
-Rule = Callable[[tuple[Any, ...], dict[str, Any], Any], Taken]
 
 
 class Inside:
@@ -44,7 +24,7 @@ class Inside:
 
     def __init__(self, target: Target) -> None:
         self.is_cpu = target.device == "cpu"
-        self.rules = CPU if self.is_cpu else _cuda(Processor.of(target))
+        self.rules = CPU if self.is_cpu else cuda_rules(Processor.of(target), target.capability)
         self.workspace_bytes = 0 if self.is_cpu else target.workspace_bytes
         self._threads: set[bool] = set()
         """Whether the backward, which has a thread of its own, and the rest have a cuBLAS workspace already."""
@@ -63,11 +43,6 @@ class Inside:
         if torch.Tag.pointwise in func.tags:
             return _pointwise(func, args) if self.is_cpu else NOTHING
         return NOTHING if func.is_view or short(func) in self.quiet else None
-
-
-def n_bytes(tensor: Tensor) -> int:
-    """Return the bytes of a tensor's numbers, laid out densely."""
-    return tensor.numel() * tensor.element_size()
 
 
 # --- CPU: oneDNN copies to and from its own blocked layouts, through PyTorch's allocator ---------------------------
@@ -199,11 +174,6 @@ def _common_type(tensors: list[Tensor]) -> torch.dtype:
     return common
 
 
-def short(func: Any) -> str:
-    """Return an operator's name without namespace and overload."""
-    return str(func._schema.name).rpartition("::")[2]
-
-
 def _reduction(args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Taken:
     """A sum in another type casts its operand first."""
     del kwargs
@@ -216,16 +186,9 @@ def _contiguous_copies(*positions: int) -> Rule:
     """Return the rule of an operator that copies the operands at ``positions`` where they are not contiguous."""
 
     def rule(args: tuple[Any, ...], _kwargs: dict[str, Any], _out: Any) -> Taken:
-        copied = [args[i] for i in positions if isinstance(args[i], Tensor) and not args[i].is_contiguous()]
-        return Taken(during=tuple(("contiguous copy", n_bytes(tensor)) for tensor in copied))
+        return Taken(during=contiguous_copies(*(args[i] for i in positions)))
 
     return rule
-
-
-def _index(args: tuple[Any, ...], _kwargs: dict[str, Any], _out: Any) -> Taken:
-    """A mask is made positions first."""
-    found = [positions for index in args[1] if (positions := mask_positions(index)) is not None]
-    return Taken(during=tuple(("positions of the mask", 8 * len(p) * len(p[0])) for p in found))
 
 
 def _layer_norm(args: tuple[Any, ...], _kwargs: dict[str, Any], out: Any) -> Taken:
@@ -242,9 +205,9 @@ CPU: dict[Any, Rule] = {
     aten.mkldnn_rnn_layer_backward.default: _lstm_backward,
     aten.native_layer_norm.default: _layer_norm,
     aten.native_layer_norm_backward.default: _contiguous_copies(0, 1),
-    aten.index.Tensor: _index,
-    aten.index_put.default: _index,
-    aten.index_put_.default: _index,
+    aten.index.Tensor: index,
+    aten.index_put.default: index,
+    aten.index_put_.default: index,
     aten.convolution.default: _convolution,
     aten.convolution_backward.default: _convolution_backward,
     aten.sum.default: _reduction,
@@ -256,36 +219,4 @@ CPU: dict[Any, Rule] = {
     aten._softmax_backward_data.default: _contiguous_copies(0, 1),
     aten._log_softmax_backward_data.default: _contiguous_copies(0, 1),
     aten.native_batch_norm_backward.default: _contiguous_copies(0),
-}
-
-
-# --- CUDA: measured with PyTorch's CUDA build on the stand-in device ------------------------------------------------
-
-PRODUCTS = frozenset({"mm", "addmm", "bmm", "baddbmm", "dot", "mv", "addmv", "vdot", "addbmm", "_scaled_mm"})
-"""Operators that run on cuBLAS, which takes a workspace with a thread's first product and keeps it."""
-
-
-def _sum_on(processor: Processor) -> Rule:
-    def rule(args: tuple[Any, ...], _kwargs: dict[str, Any], out: Any) -> Taken:
-        dims = args[1] if len(args) > 1 else None
-        item = 8 if out.dtype in (torch.float64, torch.int64) else 4
-        scratch = sum_scratch_bytes(args[0], dims, item, processor)
-        return Taken(after=(("partial sums", scratch),)) if scratch else NOTHING
-
-    return rule
-
-
-def _cuda(processor: Processor) -> dict[Any, Rule]:
-    return {**CUDA, **dict.fromkeys(SUMS, _sum_on(processor))}
-
-
-SUMS = (aten.sum.default, aten.sum.dim_IntList, aten.mean.default, aten.mean.dim)
-CUDA: dict[Any, Rule] = {
-    aten._softmax.default: _contiguous_copies(0),
-    aten._log_softmax.default: _contiguous_copies(0),
-    aten._softmax_backward_data.default: _contiguous_copies(0, 1),
-    aten._log_softmax_backward_data.default: _contiguous_copies(0, 1),
-    aten.index.Tensor: _index,
-    aten.index_put.default: _index,
-    aten.index_put_.default: _index,
 }

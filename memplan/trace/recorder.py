@@ -18,11 +18,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from memplan.memory.ledger import Allocation, Kind, Ledger
-from memplan.trace.engine import DEVICE, without_a_mode
+from memplan.trace.engine import ADD_IN_PLACE, ALIAS, DEVICE, is_bias_of_linear, without_a_mode
 from memplan.trace.known import Known
-from memplan.trace.names import Names, TracedAllocation, short_name
-from memplan.trace.operators import NOTHING, Inside, Scratch
+from memplan.trace.names import Call, Names, TracedAllocation, short_name
+from memplan.trace.operators import Inside
 from memplan.trace.result import UnlistedOperator
+from memplan.trace.taken import GONE, NOTHING, Scratch, Taken
 
 LIFT = torch.ops.aten.lift_fresh.default
 """Makes a fake tensor of one that Python or numpy made."""
@@ -54,6 +55,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._unlisted: dict[str, tuple[int, int]] = {}
         self._last: Any = None
         """The operator before this one."""
+        self._last_called: tuple[Any, Call | None] = (None, None)
+        """The operator before this one that is no question about a tensor's device, and what called it."""
         self._alive: dict[int, tuple[weakref.ref[Any], Allocation, int]] = {}
         """By the storage's address: its weak reference, its allocation and its bytes."""
 
@@ -73,6 +76,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     return out
                 if not is_lifted:
                     self._see(tensor, from_outside=True)
+        last, self._last_called = self._last_called, (func, self.names.call())
+        if is_bias_of_linear(func, last[0], args) and last[1] == self._last_called[1]:
+            self.names.operator = ADD_IN_PLACE
+            self.names.place()
+            return ALIAS(self.known.run(ADD_IN_PLACE, args, kwargs))
         func = without_a_mode(func, before, args)
         self.names.operator = func
         out = self.known.run(func, args, kwargs)
@@ -82,13 +90,30 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._note_unlisted(func, args, kwargs, out)
         for stage in inside.before:
             self.ledger.free(*self._take(stage))
+        during = self._take(inside.during)
+        self._see_results(out, inside)
         self._take(inside.lasting)
-        taken = self._take(inside.during)
-        sizes = dict(inside.results)
-        for position, tensor in enumerate(_tensors(out)):
-            self._see(tensor, sizes.get(position))
-        self.ledger.free(*taken, *self._take(inside.after))
+        self._free_in_turn(inside.after)
+        self.ledger.free(*reversed(during))
         return out
+
+    def _see_results(self, out: Any, inside: Taken) -> None:
+        sizes = dict(inside.results)
+        results = list(enumerate(_tensors(out)))
+        for position, tensor in [results[i] for i in inside.order] or results:
+            if sizes.get(position) != 0:
+                self._see(tensor, sizes.get(position))
+
+    def _free_in_turn(self, after: Iterable[Scratch]) -> None:
+        """Record what is made after the results: each is freed where the table says so, else at the end."""
+        alive: list[tuple[str, Allocation]] = []
+        for name, n_bytes in after:
+            if n_bytes == GONE:
+                place = next(i for i, (known, _) in enumerate(alive) if known == name)
+                self.ledger.free(alive.pop(place)[1])
+            else:
+                alive += [(name, allocation) for allocation in self._take([(name, n_bytes)])]
+        self.ledger.free(*(allocation for _, allocation in reversed(alive)))
 
     def _take(self, scratch: Iterable[Scratch]) -> list[Allocation]:
         """Record the birth of what the running operator takes inside."""

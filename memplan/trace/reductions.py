@@ -7,9 +7,8 @@ thread more than 256 numbers is shared by several blocks, and each of their thre
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
-
-from torch import Tensor
 
 from memplan.device.target import Target
 
@@ -51,11 +50,21 @@ class Processor(NamedTuple):
         return cls(count, THREADS_OF.get(target.capability or (0, 0), 2048))
 
 
-def sum_scratch_bytes(tensor: Tensor, dims: list[int] | None, item_bytes: int, processor: Processor) -> int:
-    """Return what summing ``tensor`` over ``dims`` (None: all) takes inside; ``item_bytes``: of a partial result."""
-    reduced, kept = _dimensions(tensor, dims)
-    if tensor.numel() == 0:
-        return 0
+NOT_SHARED = (0, 0)
+COUNTER_BYTES = 4
+"""Of the count, for each result's blocks, of how many are done."""
+
+
+def sum_scratch_bytes(
+    shape: Sequence[int], strides: Sequence[int], dims: list[int] | None, item_bytes: int, processor: Processor
+) -> tuple[int, int]:
+    """Return the bytes of partial results and of counters that a sum over ``dims`` (None: all) takes inside.
+
+    ``shape``, ``strides``: of what is summed; ``item_bytes``: of a partial result.
+    """
+    reduced, kept = _dimensions(shape, strides, dims)
+    if math.prod(shape) == 0:
+        return NOT_SHARED
     inputs = math.prod(size for size, _ in reduced)
     outputs = math.prod(size for size, _ in kept)
     along_input = not kept or (bool(reduced) and reduced[0][1] < kept[0][1])
@@ -80,19 +89,21 @@ def sum_scratch_bytes(tensor: Tensor, dims: list[int] | None, item_bytes: int, p
     grid = -(-(outputs // vector) // step_output)
     room = processor.multiprocessors * (processor.threads // (block_width * block_height))
     if not splits_height or values < MOST_VALUES or grid > room:
-        return 0
+        return NOT_SHARED
     blocks = max(min(-(-room // grid), -(-values // LEAST_VALUES)), -(-values // MOST_VALUES))
     if blocks <= 1:
-        return 0
+        return NOT_SHARED
     partial = item_bytes * outputs * blocks
-    return partial if along_input else partial * block_width * vector
+    return partial if along_input else partial * block_width * vector, COUNTER_BYTES * grid
 
 
-def _dimensions(tensor: Tensor, dims: list[int] | None) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+def _dimensions(
+    shape: Sequence[int], strides: Sequence[int], dims: list[int] | None
+) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
     """Return (size, stride) of the reduced and of the kept dimensions, each by stride and merged where they are one."""
-    chosen = set(range(tensor.dim())) if not dims else {d % tensor.dim() for d in dims}
+    chosen = set(range(len(shape))) if not dims else {d % len(shape) for d in dims}
     groups: tuple[list[tuple[int, int]], list[tuple[int, int]]] = ([], [])
-    for i, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
+    for i, (size, stride) in enumerate(zip(shape, strides, strict=True)):
         if size > 1:
             groups[0 if i in chosen else 1].append((size, stride))
     return _merged(groups[0]), _merged(groups[1])

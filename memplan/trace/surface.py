@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
+from torch.optim import optimizer as optimizer_module
 from torch.overrides import TorchFunctionMode
+from torch.utils import _foreach_utils as foreach_utils
 from torch.utils._python_dispatch import _disable_current_modes
 
 from memplan.errors import MemplanError
@@ -27,6 +29,8 @@ CHECKS = {
     torch.Tensor.isinf: False,
 }
 """Checks of numbers, which are taken to be sound."""
+FOREACH_DEVICES = "_get_foreach_kernels_supported_devices"
+"""PyTorch's function that names the devices on which an optimizer is ``foreach`` by default."""
 
 
 class Surface(TorchFunctionMode):
@@ -34,6 +38,7 @@ class Surface(TorchFunctionMode):
 
     - ``tensor.numpy()`` gives known whole numbers as they are, else zeros: host code runs on memory of its own.
     - A trace for CUDA on a machine without it lets the CPU's tensors stand for CUDA's; one for the CPU refuses CUDA.
+    - ``tensor.pin_memory()`` gives the tensor itself: pinned memory is the host's.
     """
 
     def __init__(self, names: Names, device_type: str, here: str) -> None:
@@ -48,11 +53,14 @@ class Surface(TorchFunctionMode):
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        self.names.calls += 1
         if func in TO_NUMPY:
             if isinstance(args[0], FakeTensor):
                 return self._numpy(args[0])
             with _disable_current_modes():  # a real tensor's own numbers
                 return func(*args, **kwargs)
+        if func is torch.Tensor.pin_memory:
+            return args[0]
         if func is torch.Tensor.cuda:
             func, args = torch.Tensor.to, (args[0], "cuda")
         if func is torch.Tensor.to:
@@ -121,6 +129,26 @@ def moving_in_place() -> Iterator[None]:
 
 
 @contextmanager
+def foreach_as_for(device_type: str, here: str) -> Iterator[None]:
+    """Let optimizers and the clipping of gradients choose ``foreach`` as they do for real tensors of the device.
+
+    PyTorch asks for the very type of the tensors, and where no CUDA tensor is, the CPU's stand for them.
+    """
+    lists = (optimizer_module._foreach_supported_types, foreach_utils._foreach_supported_types)
+    devices_of = getattr(optimizer_module, FOREACH_DEVICES)
+    for types in lists:
+        types.append(FakeTensor)
+    if device_type != here:
+        setattr(optimizer_module, FOREACH_DEVICES, lambda: [*devices_of(), here])
+    try:
+        yield
+    finally:
+        for types in lists:
+            types.remove(FakeTensor)
+        setattr(optimizer_module, FOREACH_DEVICES, devices_of)
+
+
+@contextmanager
 def without_compiling(names: Names) -> Iterator[None]:
     """Refuse torch.compile: which tensors a compiled step makes is decided by its compiler, which a trace does not run.
 
@@ -140,3 +168,10 @@ def without_compiling(names: Names) -> Iterator[None]:
         yield
     finally:
         torch.compile, nn.Module.compile = compile_function, compile_module  # type: ignore[method-assign]
+
+
+@contextmanager
+def as_for_real_tensors(names: Names, device_type: str, here: str) -> Iterator[None]:
+    """Let PyTorch's Python code do with fake tensors what it does with real ones on ``device_type``."""
+    with moving_in_place(), without_compiling(names), foreach_as_for(device_type, here):
+        yield

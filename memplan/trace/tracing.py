@@ -18,13 +18,14 @@ from memplan.memory.cuda.environment import from_environment
 from memplan.memory.estimate import replayed_peak
 from memplan.memory.ledger import Ledger
 from memplan.plan import Peak, PhasePeak
+from memplan.trace.as_cuda import cuda_ways
 from memplan.trace.known import Known
 from memplan.trace.loading import FUNCTION, MakeStep, errors_told
 from memplan.trace.names import Names
 from memplan.trace.operators import Inside
 from memplan.trace.recorder import IS_SCRATCH, Recorder, TracedTensors
 from memplan.trace.result import Sources, Trace, TracedStep, TracedTensor, UnlistedOperator, Way
-from memplan.trace.surface import Surface, moving_in_place, without_compiling
+from memplan.trace.surface import Surface, as_for_real_tensors
 from memplan.units import format_bytes
 from memplan.workload.alloc_conf import AllocatorSettings
 
@@ -117,7 +118,8 @@ def record(make_step: MakeStep, sizes: dict[str, int] | None, target: Target, *,
     names.on_gradients = recorder.claim
     first_step_events = 0
     gc.collect()  # what an earlier trace left in cycles would die, unseen, in the middle of this one
-    with mode, names, recorder, moving_in_place(), without_compiling(names), _quietly(), surface:
+    ways = nullcontext() if here == target.device else cuda_ways(target.capability)
+    with _quietly(), ways, mode, names, recorder, as_for_real_tensors(names, target.device, here), surface:
         with errors_told(user_file, FUNCTION), torch.device("cuda") if here == "cuda" else nullcontext():
             step = make_step(**(sizes or {}))
         if not callable(step):
@@ -203,8 +205,8 @@ def _notes(way: Way, known: Known, surface: Surface) -> list[str]:
     notes = []
     if way == "mapped":
         notes.append(
-            "this PyTorch has no CUDA device, so tensors of the CPU stood for CUDA's: operators that CUDA runs by "
-            "other kernels (convolutions, recurrent layers, attention) may differ"
+            "no CUDA device here, so tensors of the CPU stood for CUDA's: dropout, attention, autocast's casts and "
+            "foreach were CUDA's; convolutions, recurrent layers and code that asks for its tensors' device were not"
         )
     if known.guesses:
         notes.append(
