@@ -83,6 +83,11 @@ class Ledger:
             self.events.append(Event(allocation))
 
     @property
+    def now(self) -> str:
+        """The phase under way."""
+        return self._phase
+
+    @property
     def live_bytes(self) -> int:
         """Bytes alive now."""
         return self._live_bytes

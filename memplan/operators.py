@@ -59,11 +59,12 @@ def _wrapped(dtype: DType) -> Rule:
 
 def _wrapped_and_cast(*_shape: int, dtype: DType = "float32") -> list[Temporary]:
     """A Python number is made a float64 tensor, then cast to the other operand's type."""
-    return [Temporary("Python number", SCALAR, "float64"), Temporary("Python number, cast", SCALAR, dtype)]
+    number = Temporary("Python number", SCALAR, "float64")
+    return [number] if dtype == "float64" else [number, Temporary("Python number, cast", SCALAR, dtype)]
 
 
-def _as_float32(*shape: int) -> list[Temporary]:
-    return [Temporary("operand, as float32", shape, "float32")]
+def _cast(*shape: int, dtype: DType = "float32") -> list[Temporary]:
+    return [Temporary(f"operand, as {dtype}", shape, dtype)]
 
 
 def sort_scratch_bytes(n: int, highest: int) -> int:
@@ -102,8 +103,8 @@ OPERATORS: dict[str, Operator] = {
     "with a Python number": Operator(cpu=_wrapped_and_cast, cuda=_nothing),
     "int64 with a Python number": Operator(cpu=_wrapped("int64"), cuda=_nothing),
     "float64 in place with a float32 number": Operator(cpu=_wrapped("float64"), cuda=_nothing),
-    "half precision added to float32": Operator(cpu=_as_float32, cuda=_nothing),
-    "sum of half precision in float32": Operator(cpu=_as_float32, cuda=_nothing),
+    "operand of another type": Operator(cpu=_cast, cuda=_nothing),
+    "sum of half precision in float32": Operator(cpu=_cast, cuda=_nothing),
     "random permutation": Operator(cpu=_wrapped("int64"), cuda=_nothing),
     "deterministic index_add_": Operator(cpu=_nothing, cuda=_deterministic_index_add),
     "deterministic scatter_add_": Operator(cpu=_nothing, cuda=_deterministic_scatter_add),
