@@ -11,7 +11,7 @@ from memplan.devices import CUDA_CONTEXT_BYTES, Target, usable_bytes
 from memplan.estimator import estimate, peak_of
 from memplan.gpus import GPUS
 from memplan.guide import CLAIMS, Claim
-from memplan.programs.step import run
+from memplan.rehearsal import run
 from memplan.scorings import obstacle, require
 from memplan.workload import Shape, Workload, build_workload
 

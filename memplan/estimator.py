@@ -6,7 +6,7 @@ from memplan.alloc_conf import AllocatorSettings
 from memplan.allocator import OutOfDeviceMemory, replay
 from memplan.ledger import Ledger
 from memplan.plan import Estimate, Peak, PhasePeak, TensorAtPeak
-from memplan.programs.step import run
+from memplan.rehearsal import run
 from memplan.workload import Workload
 
 

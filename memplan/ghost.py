@@ -12,26 +12,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from types import SimpleNamespace
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
-from memplan.ledger import ITEM_BYTES, Allocation, DType, Kind, Ledger
+from memplan.ledger import ITEM_BYTES, Allocation, DType, Kind
 from memplan.operators import inside, passes
-from memplan.workload import DeviceType
+
+if TYPE_CHECKING:
+    from memplan.ghosts import Ghosts
 
 Shape = tuple[int, ...]
 T = TypeVar("T")
 
 UNNAMED = "result of "
 """How the name of a tensor begins that nobody named; the operator follows."""
-NORM_PIECE = 65_536
-"""Elements that a block of PyTorch's norm over several tensors takes (kChunkSize in its MultiTensorApply)."""
 
 
 def named(name: str, tensor: T, kind: Kind | None = None) -> T:
-    """Return ``tensor``; if it is a ghost that has no name yet, the ledger calls it ``name``, of that kind and shape."""
+    """Return ``tensor``; where it is a ghost that nobody named yet, the ledger calls it ``name``, of that ``kind``."""
     if isinstance(tensor, Ghost):
-        allocation = tensor.storage.allocation
+        allocation = tensor.allocation
         if allocation.name.startswith(UNNAMED):
             allocation.name, allocation.shape = name, tensor.shape
             if kind is not None:
@@ -39,32 +38,18 @@ def named(name: str, tensor: T, kind: Kind | None = None) -> T:
     return tensor
 
 
-class Storage:
-    """The memory of a ghost and of its views: born with the first, dead with the last."""
-
-    __slots__ = ("allocation", "library")
-
-    def __init__(self, library: Ghosts, allocation: Allocation) -> None:
-        self.library, self.allocation = library, allocation
-        library.ledger.born(allocation)
-
-    def __del__(self) -> None:
-        if self.library.is_recording:
-            self.library.ledger.free(self.allocation)
-
-
 class Ghost:
-    """A tensor's shape, type and storage."""
+    """A tensor's shape and type, on memory of its own or, as a view, on another's."""
 
-    __slots__ = ("dtype", "grad", "library", "shape", "storage")
+    __slots__ = ("allocation", "base", "dtype", "grad", "library", "shape")
 
     grad: Ghost | None
 
-    def __init__(self, library: Ghosts, storage: Storage, shape: Shape, dtype: DType) -> None:
-        self.library, self.storage, self.shape, self.dtype = library, storage, shape, dtype
+    def __init__(self, library: Ghosts, allocation: Allocation, shape: Shape, dtype: DType, base: Ghost | None) -> None:
+        self.library, self.allocation, self.shape, self.dtype, self.base = library, allocation, shape, dtype, base
 
     def __repr__(self) -> str:
-        return f"Ghost({self.storage.allocation.name!r}, {self.shape}, {self.dtype})"
+        return f"Ghost({self.allocation.name!r}, {self.shape}, {self.dtype})"
 
     # What it is.
 
@@ -87,6 +72,9 @@ class Ghost:
         """Return the bytes of an element."""
         return ITEM_BYTES[self.dtype]
 
+    def __bool__(self) -> bool:
+        raise TypeError(f"{self} has no numbers to decide by")
+
     # Numbers, which a ghost does not have: any finite number stands for them, so that code that looks goes on.
 
     def item(self) -> float:
@@ -103,7 +91,7 @@ class Ghost:
     # Views.
 
     def _view(self, shape: Shape) -> Ghost:
-        return Ghost(self.library, self.storage, shape, self.dtype)
+        return Ghost(self.library, self.allocation, shape, self.dtype, self if self.base is None else self.base)
 
     def __getitem__(self, index: Any) -> Ghost:
         at = 0
@@ -137,7 +125,7 @@ class Ghost:
         if -1 in shape:
             known = -math.prod(shape)
             shape = tuple(self.numel() // known if size == -1 else size for size in shape)
-        _require(math.prod(shape) == self.numel(), self, shape)
+        require(math.prod(shape) == self.numel(), self, shape)
         return self._view(shape)
 
     def view_as(self, other: Ghost) -> Ghost:
@@ -146,14 +134,15 @@ class Ghost:
 
     def expand(self, *shape: int) -> Ghost:
         """Return a view repeated along dimensions of size 1."""
-        _require(_broadcast(self.shape, shape) == shape, self, shape)
+        require(broadcast(self.shape, shape) == shape, self, shape)
         return self._view(shape)
 
-    def split(self, size: int, dim: int = 0) -> tuple[Ghost, ...]:
-        """Return views of ``size`` rows, or of what ``dim`` is, the last of what is left."""
-        n = self.shape[dim]
-        widths = (min(size, n - start) for start in range(0, n, size))
-        return tuple(self._view((*self.shape[:dim], width, *self.shape[dim + 1 :])) for width in widths)
+    def chunk(self, chunks: int, dim: int) -> tuple[Ghost, ...]:
+        """Return that many views of equal parts of a dimension."""
+        size = self.shape[dim]
+        require(size % chunks == 0, self, chunks)
+        part = (*self.shape[:dim], size // chunks, *self.shape[dim + 1 :])
+        return tuple(self._view(part) for _ in range(chunks))
 
     def detach(self) -> Ghost:
         """Return itself: no graph is kept."""
@@ -185,7 +174,7 @@ class Ghost:
 
     def gather(self, dim: int, index: Ghost) -> Ghost:
         """Return the elements that ``index`` names along ``dim``."""
-        _require(len(index.shape) == len(self.shape) and index.dtype == "int64", self, dim, index)
+        require(len(index.shape) == len(self.shape) and index.dtype == "int64", self, dim, index)
         return self._new("gather", index.shape)
 
     def to(self, dtype: DType) -> Ghost:
@@ -195,10 +184,6 @@ class Ghost:
     def long(self) -> Ghost:
         """Return itself as int64."""
         return self.to("int64")
-
-    def float(self) -> Ghost:
-        """Return itself as float32."""
-        return self.to("float32")
 
     def sum(self, dim: int | None = None, dtype: DType | None = None) -> Ghost:
         """Return the sum of all elements, or over a dimension."""
@@ -236,8 +221,11 @@ class Ghost:
     def _binary(name: str, dtype: DType | None = None) -> Any:  # type: ignore[misc]  # noqa: N805
         def operator(self: Ghost, other: Ghost | float) -> Ghost:
             if isinstance(other, Ghost):
-                _require(self.dtype == other.dtype, self, other)
-                return self._new(name, _broadcast(self.shape, other.shape), dtype)
+                if self.dtype != other.dtype:
+                    misfit(self, other)
+                return self._new(name, broadcast(self.shape, other.shape), dtype)
+            if self.is_cuda:  # a kernel is handed the number
+                return self._new(name, self.shape, dtype)
             with self._with_a_number():
                 return self._new(name, self.shape, dtype)
 
@@ -265,11 +253,10 @@ class Ghost:
         """Return itself, overwritten from numbers and from tensors of shapes that fit."""
         for operand in operands:
             if not isinstance(operand, Ghost):
-                with self._with_a_number():
-                    pass
+                passes(self.library.ledger, "with a Python number", dtype=self.dtype)
                 continue
             if operand.shape != self.shape:
-                _require(_broadcast(self.shape, operand.shape) == self.shape, self, operand)
+                require(broadcast(self.shape, operand.shape) == self.shape, self, operand)
             if operand.dtype != self.dtype:
                 self._cast(operand)
         return self
@@ -312,7 +299,7 @@ class Ghost:
 
     def copy_(self, source: Ghost) -> Ghost:
         """Copy another's elements; a type is converted on the way."""
-        _require(_broadcast(self.shape, source.shape) == self.shape, self, source)
+        require(broadcast(self.shape, source.shape) == self.shape, self, source)
         return self
 
     def normal_(self, mean: float, std: float, generator: object = None) -> Ghost:
@@ -323,13 +310,13 @@ class Ghost:
     def masked_fill_(self, mask: Ghost, value: float) -> Ghost:
         """Overwrite the elements that a mask names."""
         del value
-        _require(_broadcast(self.shape, mask.shape) == self.shape and mask.dtype == "bool", self, mask)
+        require(broadcast(self.shape, mask.shape) == self.shape and mask.dtype == "bool", self, mask)
         return self
 
     def addcmul_(self, one: Ghost, other: Ghost, value: float = 1) -> Ghost:
         """Add a multiple of the elements' product."""
         del value
-        _require(_broadcast(one.shape, other.shape) == self.shape, self, one, other)
+        require(broadcast(one.shape, other.shape) == self.shape, self, one, other)
         return self
 
     addcdiv_ = addcmul_
@@ -342,167 +329,48 @@ class Ghost:
 
     def index_add_(self, dim: int, index: Ghost, values: Ghost) -> Ghost:
         """Add rows where a vector of ids says."""
-        _require(dim == 0 and values.shape == (len(index), *self.shape[1:]), self, index, values)
+        require(dim == 0 and values.shape == (len(index), *self.shape[1:]), self, index, values)
         if self.library.deterministic:
             passes(self.library.ledger, "deterministic index_add_", *values.shape, len(self))
         return self
 
     def scatter_add_(self, dim: int, index: Ghost, values: Ghost) -> Ghost:
         """Add a number to each row where a column of int64 says."""
-        _require(dim == 1 and index.shape == values.shape == (len(self), 1) and index.dtype == "int64", self, index)
+        require(dim == 1 and index.shape == values.shape == (len(self), 1) and index.dtype == "int64", self, index)
         if self.library.deterministic:
             passes(self.library.ledger, "deterministic scatter_add_", len(index), self.numel())
         return self
 
 
-def _require(fits: bool, *what: object) -> None:
+class Whole(Ghost):
+    """A tensor on memory of its own, which dies with it and with the views on it."""
+
+    __slots__ = ()
+
+    def __del__(self) -> None:
+        self.library.ledger.free(self.allocation)
+
+
+def require(fits: bool, *what: object) -> None:
+    """Raise a TypeError that names ``what``, unless it fits."""
     if not fits:
-        raise TypeError(f"do not fit each other: {', '.join(map(repr, what))}")
+        misfit(*what)
 
 
-def _broadcast(one: Shape, other: Shape) -> Shape:
+def misfit(*what: object) -> NoReturn:
+    """Raise the error of what does not fit."""
+    raise TypeError(f"do not fit each other: {', '.join(map(repr, what))}")
+
+
+def broadcast(one: Shape, other: Shape) -> Shape:
     """Return the shape of an element-wise result."""
     if one == other:
         return one
     n = max(len(one), len(other))
     one, other = (1,) * (n - len(one)) + one, (1,) * (n - len(other)) + other
     for x, y in zip(one, other, strict=True):
-        _require(x == y or 1 in (x, y), one, other)
+        require(x == y or 1 in (x, y), one, other)
     return tuple(y if x == 1 else x for x, y in zip(one, other, strict=True))
-
-
-class Ghosts:
-    """What ``torch`` is to PyTorch's tensors: it makes ghosts, on one device, into one ledger.
-
-    cuBLAS's workspace is born with the first product and stays.
-    """
-
-    float32: DType = "float32"
-    float64: DType = "float64"
-    float16: DType = "float16"
-    bfloat16: DType = "bfloat16"
-    int32: DType = "int32"
-    int64: DType = "int64"
-
-    def __init__(self, device: DeviceType, *, deterministic: bool = False, workspace_bytes: int = 0) -> None:
-        self.device = device
-        self.deterministic = deterministic
-        self.workspace_bytes = workspace_bytes
-        self.ledger = Ledger(device)
-        self.is_recording = True
-        self._workspace: Ghost | None = None
-        self.linalg = SimpleNamespace(vector_norm=self._vector_norm)
-        self.nn = SimpleNamespace(utils=SimpleNamespace(get_total_norm=self.get_total_norm))
-
-    def new(self, name: str, shape: Shape, dtype: DType) -> Ghost:
-        """Return a new tensor."""
-        ledger = self.ledger
-        n_bytes = math.prod(shape) * ITEM_BYTES[dtype]
-        return Ghost(self, Storage(self, Allocation(name, shape, dtype, n_bytes, "temporaries", ledger.now)), shape, dtype)
-
-    def empty(self, shape: Shape, dtype: DType = "float32", device: str | None = None) -> Ghost:
-        """Return a new tensor on the device."""
-        _require(device == self.device, device, self.device)
-        return self.new(UNNAMED + "empty", shape, dtype)
-
-    zeros = ones = empty
-
-    def zeros_like(self, tensor: Ghost) -> Ghost:
-        """Return a new tensor of another's shape and type."""
-        return tensor._new("zeros_like", tensor.shape)
-
-    def randperm(self, n: int) -> Ghost:
-        """Return a random order, drawn on the host."""
-        order = self.new(UNNAMED + "randperm", (n,), "int64")
-        passes(self.ledger, "random permutation")
-        return order
-
-    def mm(self, one: Ghost, other: Ghost, out: Ghost | None = None) -> Ghost:
-        """Return a matrix product, in ``out`` where that is given."""
-        (rows, inner), (inner_too, columns) = one.shape, other.shape
-        _require(inner == inner_too and one.dtype == other.dtype, one, other)
-        return self._product(one, (rows, columns), out)
-
-    def bmm(self, one: Ghost, other: Ghost) -> Ghost:
-        """Return the matrix product of each pair."""
-        (n, rows, inner), (n_too, inner_too, columns) = one.shape, other.shape
-        _require((n, inner, one.dtype) == (n_too, inner_too, other.dtype), one, other)
-        return self._product(one, (n, rows, columns))
-
-    def dot(self, one: Ghost, other: Ghost) -> Ghost:
-        """Return the dot product of two vectors."""
-        _require(one.shape == other.shape and len(one.shape) == 1, one, other)
-        return self._product(one, ())
-
-    def _product(self, one: Ghost, shape: Shape, out: Ghost | None = None) -> Ghost:
-        if out is None:
-            out = one._new("a product", shape)
-        _require(out.shape == shape and out.dtype == one.dtype, out, shape)
-        if self._workspace is None and self.device == "cuda":
-            self._workspace = self.new("cuBLAS workspace", (self.workspace_bytes,), "uint8")
-        return out
-
-    def mul(self, one: Ghost, other: Ghost | float, *, out: Ghost) -> Ghost:
-        """Write the elements' product into ``out``."""
-        return self._into(out, one, other)
-
-    def logaddexp(self, one: Ghost, other: Ghost, *, out: Ghost) -> Ghost:
-        """Write log(exp x + exp y) into ``out``."""
-        return self._into(out, one, other)
-
-    def where(self, mask: Ghost, one: Ghost, other: Ghost, *, out: Ghost) -> Ghost:
-        """Write x where a mask is, else y, into ``out``."""
-        _require(mask.shape == out.shape and mask.dtype == "bool", mask, out)
-        return self._into(out, one, other)
-
-    def softmax(self, scores: Ghost, dim: int, *, out: Ghost) -> Ghost:
-        """Write the softmax over a dimension into ``out``."""
-        del dim
-        return self._into(out, scores)
-
-    def sqrt(self, tensor: Ghost, *, out: Ghost) -> Ghost:
-        """Write the square roots into ``out``."""
-        return self._into(out, tensor)
-
-    def _into(self, out: Ghost, *operands: Ghost | float) -> Ghost:
-        for operand in operands:
-            if isinstance(operand, Ghost):
-                _require(_broadcast(operand.shape, out.shape) == out.shape, operand, out)
-            else:
-                out._write(operand)
-        return out
-
-    def hypot(self, one: Ghost, other: Ghost) -> Ghost:
-        """Return √(x² + y²)."""
-        return one._new("hypot", _broadcast(one.shape, other.shape))
-
-    def stack(self, tensors: Sequence[Ghost]) -> Ghost:
-        """Return tensors of one shape as one."""
-        first = tensors[0]
-        _require(all(tensor.shape == first.shape for tensor in tensors), *tensors)
-        return first._new("stack", (len(tensors), *first.shape))
-
-    def frexp(self, tensor: Ghost) -> tuple[Ghost, Ghost]:
-        """Return mantissas and exponents."""
-        return tensor._new("frexp", tensor.shape), named("exponent", tensor._new("frexp", tensor.shape, "int32"))
-
-    def _vector_norm(
-        self, tensor: Ghost, ord: float = 2, dim: int | None = None, keepdim: bool = False, out: Ghost | None = None  # noqa: A002
-    ) -> Ghost:
-        del ord
-        if out is None:
-            return tensor._new("vector_norm", () if dim is None else tensor._without(dim))
-        _require(keepdim and dim == 1 and out.shape == (len(tensor), 1), tensor, out)
-        return out
-
-    def get_total_norm(self, tensors: Sequence[Ghost]) -> Ghost:
-        """Return the norm of all tensors, as torch.nn.utils has it: norms of pieces, of tensors, then of these."""
-        first = tensors[0]
-        pieces = max(-(-tensor.numel() // NORM_PIECE) for tensor in tensors)
-        of_pieces = named("norms of pieces of the gradients", first._new("norm", (len(tensors) * pieces,)))
-        norms = [named(f"norm of the {t.storage.allocation.name}", t._new("norm", ())) for t in tensors]
-        del of_pieces
-        return named("norm of all gradients", self._vector_norm(named("norms of the gradients", self.stack(norms))))
 
 
 def library_of(tensor: Any) -> Any:

@@ -19,10 +19,10 @@ from memplan.machine import free_ram_bytes
 from memplan.operators import DETERMINISTIC_WORKSPACE, WORKSPACE_VARIABLE
 from memplan.options import SearchOptions, of_loaded
 from memplan.plan import Plan
-from memplan.programs.scoring import runs_numba
 from memplan.recipes import find_recipe
 from memplan.report import make_console, plan_summary
 from memplan.runs import RUNS
+from memplan.scorings import runs_numba
 from memplan.units import format_bytes
 from memplan.workload import validated
 from tkbc.data import load_dataset

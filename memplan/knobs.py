@@ -9,7 +9,7 @@ from memplan.devices import Target
 from memplan.errors import UsageError
 from memplan.estimator import peak_of
 from memplan.plan import Knob
-from memplan.programs.step import run
+from memplan.rehearsal import run
 from memplan.scorings import available
 from memplan.workload import Workload, validated
 

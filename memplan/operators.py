@@ -58,9 +58,8 @@ def _wrapped(dtype: DType) -> Rule:
 
 
 def _wrapped_and_cast(*_shape: int, dtype: DType = "float32") -> list[Temporary]:
-    """A Python number is made a float64 tensor, then cast to the other operand's type."""
-    number = Temporary("Python number", SCALAR, "float64")
-    return [number] if dtype == "float64" else [number, Temporary("Python number, cast", SCALAR, dtype)]
+    """A Python number is made a tensor of 8 bytes, then cast to the other operand's type."""
+    return [Temporary("Python number", SCALAR, "float64"), Temporary("Python number, cast", SCALAR, dtype)]
 
 
 def _cast(*shape: int, dtype: DType = "float32") -> list[Temporary]:
@@ -122,8 +121,10 @@ def inside(ledger: Ledger, operator: str, *operand: int, **dtype: DType) -> Iter
 
 def passes(ledger: Ledger, operator: str, *operand: int, **dtype: DType) -> None:
     """Record an operator that makes no result: what it takes for itself is born and dies."""
-    with inside(ledger, operator, *operand, **dtype):
-        pass
+    rule = getattr(OPERATORS[operator], ledger.device)
+    if rule is not _nothing:
+        taken = [ledger.new(name, *shape, dtype=of) for name, shape, of in rule(*operand, **dtype)]
+        ledger.free(*reversed(taken))
 
 
 def workspace_bytes(capability: tuple[int, int] | None, config: str | None) -> int:

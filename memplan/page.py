@@ -20,7 +20,7 @@ from memplan.curve import curve, read_measured
 from memplan.errors import MemplanError
 from memplan.history import Epoch, Event, History, Ranking, read_history
 from memplan.plan import MemoryCheck, Plan
-from memplan.programs.step import one_step
+from memplan.rehearsal import one_step
 from memplan.runs import how_to_resume, read_object, read_run
 from memplan.units import format_bytes, format_count, format_mib_up
 from memplan.workload import PAIRRE_SETTINGS

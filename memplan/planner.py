@@ -8,18 +8,20 @@ is given up for search.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from memplan.cost import evaluation_seconds, seconds_per_epoch
 from memplan.devices import Target
 from memplan.errors import DoesNotFitError, UsageError
 from memplan.estimator import estimate, peak_of
-from memplan.ledger import Ledger
 from memplan.plan import Alternative, Plan
-from memplan.programs.step import run, set_up
+from memplan.rehearsal import rehearsal, run
 from memplan.scorings import available, obstacle, preferred, require
 from memplan.units import format_bytes, format_mib_up
 from memplan.workload import MAX_KERNEL_ELEMENTS, MAX_RANK, Shape, Workload, build_workload
+
+if TYPE_CHECKING:
+    from tkbc.rehearsal import Rehearsal
 
 SMALLEST_CHUNK = 128
 LARGEST_EVALUATION = 1024
@@ -138,7 +140,7 @@ class Search:
         self.eval_chunks = (
             [base.eval_chunk_size] if "eval_chunk_size" in self.fixed or all_at_once else _chunks(base.n_entities)
         )
-        self._start: Ledger | None = None
+        self._rehearsal: Rehearsal | None = None
         self._bytes: dict[tuple[bool, Layout], int] = {}
 
     def plan(self) -> Plan:
@@ -216,10 +218,10 @@ class Search:
     def _device_bytes(self, training: bool, layout: Layout) -> int:
         key = (training, layout)
         if key not in self._bytes:
-            if self._start is None:
-                self._start = set_up(self.base)
+            if self._rehearsal is None:
+                self._rehearsal = rehearsal(self.base)
             workload = self._training(layout) if training else self._workload(self._smallest()[0][1], layout)
-            ledger = run(workload, training=training, evaluation=not training, start=self._start)
+            ledger = self._rehearsal.run(workload, training=training, evaluation=not training)
             self._bytes[key] = peak_of(ledger, workload, self.target.outside_bytes).device_bytes
         return self._bytes[key]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from memplan.curve import aligned, curve, segments
 from memplan.errors import MemplanError, UsageError
 from memplan.ledger import KINDS, Kind, Ledger
-from memplan.programs.step import one_step
+from memplan.rehearsal import one_step
 from memplan.units import format_bytes
 from memplan.workload import Workload
 

@@ -12,7 +12,7 @@ from memplan.estimator import peak_of
 from memplan.plan import Plan
 from memplan.planner import SMALLEST_CHUNK, halvings
 from memplan.planner import plan as search
-from memplan.programs.step import run
+from memplan.rehearsal import run
 from memplan.units import format_bytes
 from memplan.workload import Workload
 

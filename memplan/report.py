@@ -15,7 +15,7 @@ from memplan.curve import curve, sparkline
 from memplan.devices import Target
 from memplan.ledger import Ledger
 from memplan.plan import Estimate, Knob, Peak, PhasePeak, Plan, TensorAtPeak
-from memplan.programs.step import one_step
+from memplan.rehearsal import one_step
 from memplan.units import format_bytes, format_count, format_mib_up
 from memplan.workload import DeviceType, Workload
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from memplan.catalog import find_dataset
-from memplan.programs.step import run
+from memplan.rehearsal import run
 from memplan.workload import TRAITS, ModelName, Score, Scoring, Shape, Workload, build_workload
 from tests.test_models import SCORED
 from tkbc.verification import measure, random_workloads

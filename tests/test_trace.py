@@ -19,7 +19,7 @@ from typer.testing import CliRunner, Result
 from memplan.cli import app
 from memplan.devices import resolve
 from memplan.errors import DoesNotFitError, MemplanError, UsageError
-from memplan.programs.step import one_step
+from memplan.rehearsal import one_step
 from memplan.trace import assert_fits, trace
 from memplan.trace.fit import Range, fit, polynomial_ledger
 from memplan.trace.real import record_real

@@ -56,8 +56,7 @@ def smoothness(times: Tensor, grad_times: Tensor, weight: float, *, is_complex: 
 
 
 def _parts(tensor: Tensor, is_complex: bool) -> tuple[Tensor, ...]:
-    half = tensor.shape[1] // 2
-    return tensor.split(half, 1) if is_complex else (tensor,)
+    return tensor.chunk(2, 1) if is_complex else (tensor,)
 
 
 def _modulus(factor: Tensor) -> Tensor:

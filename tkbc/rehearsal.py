@@ -2,31 +2,59 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
-from memplan.ghost import Ghosts, named
-from memplan.ghost_optim import library_of_optimizers
-from memplan.ledger import Ledger
+from memplan.ghost import named
+from memplan.ghosts import Ghosts
+from memplan.ledger import Event, Ledger
 from memplan.workload import Workload
 from tkbc.finite import check_step
 from tkbc.rivals import Excluded, rivals
 from tkbc.scoring import score_without_kernels
 from tkbc.step import Stepper
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 REPEATED_STEPS = 2
 """Full steps of an epoch recorded for CUDA: the second meets the segments that the first has left."""
+
+
+class _GhostStepper(Stepper):
+    """A stepper that takes each micro-batch of one size once: others allocate the same in the same place."""
+
+    def __init__(self, workload: Workload, library: Ghosts) -> None:
+        self._library = library
+        self._recorded: dict[int, list[Event]] = {}
+        score = score_without_kernels(workload)
+        super().__init__(workload, score, library, learning_rate=1.0, phase=lambda name: library.ledger.phase(name))
+
+    def adopt(self, workload: Workload) -> None:
+        """Go on with other sizes and scoring."""
+        self.workload = self.model.workload = workload
+        self.score = score_without_kernels(workload)
+        self._recorded.clear()
+
+    def _micro_batch(self, order: Tensor) -> None:
+        events, n_examples = self._library.ledger.events, len(order)
+        if n_examples in self._recorded:
+            events += self._recorded[n_examples]
+            return
+        before = len(events)
+        super()._micro_batch(order)
+        self._recorded[n_examples] = events[before:]
 
 
 class Rehearsal:
     """A workload's setup on ghosts, from which runs start that differ in micro-batch, chunk and scoring alone."""
 
     def __init__(self, workload: Workload) -> None:
-        self._library = library = Ghosts(
+        # Its ghosts stand where the step's code says Tensor.
+        self._library: Any = Ghosts(
             workload.device, deterministic=workload.deterministic, workspace_bytes=workload.workspace_bytes
         )
-        library.optim = library_of_optimizers(library)
-        score = score_without_kernels(workload)
-        self._stepper = Stepper(workload, score, library, learning_rate=1.0, phase=lambda name: library.ledger.phase(name))
+        library = self._library
+        self._stepper = _GhostStepper(workload, library)
         self.set_up, library.ledger = library.ledger, Ledger(workload.device)
 
     def run(self, workload: Workload, *, training: bool = True, evaluation: bool = True) -> Ledger:
@@ -50,12 +78,19 @@ class Rehearsal:
         self._library.ledger = Ledger(workload.device)
         return ledger
 
+    def one_step(self, workload: Workload) -> Ledger:
+        """Return the ledger of setup and a single full step, whatever it leaves alive."""
+        ledger = self._start(workload)
+        with ledger.phase("shuffle"):
+            order = named("order of the examples", self._library.randperm(workload.n_examples), "data")
+        self._step(order[: workload.batch_size])
+        self._library.ledger = Ledger(workload.device)
+        return ledger
+
     def _start(self, workload: Workload) -> Ledger:
-        stepper = self._stepper
-        stepper.workload = stepper.model.workload = workload
-        stepper.score = score_without_kernels(workload)
-        self._library.ledger = self.set_up.copy()
-        return self._library.ledger
+        self._stepper.adopt(workload)
+        ledger = self._library.ledger = self.set_up.copy()
+        return ledger
 
     def _epoch(self, workload: Workload) -> None:
         ledger = self._library.ledger
@@ -64,7 +99,7 @@ class Rehearsal:
         for n_examples in recorded_steps(workload):
             self._step(order[:n_examples])
 
-    def _step(self, order) -> None:
+    def _step(self, order: Tensor) -> None:
         stepper = self._stepper
         stepper.steps = 0
         stepper.step(order, checking=lambda: check_step(stepper, "", ""))

@@ -6,8 +6,9 @@ only once it is given PyTorch's tensors.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from memplan.ghost import Ghost, library_of, named
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 else:
 
-    class _FunctionsOver:
+    class _Torch:
         """``torch.…(tensor, …)``, taken from the library that made the first tensor."""
 
         def __init__(self, *path: str) -> None:
@@ -28,16 +29,17 @@ else:
 
         def __getattr__(self, name: str) -> Any:
             if name in {"linalg", "nn", "utils"}:
-                return _FunctionsOver(*self._path, name)
-            return partial(self._call, name)
+                found: Any = _Torch(*self._path, name)
+            else:
+                found = partial(_call, attrgetter(".".join((*self._path, name))))
+            setattr(self, name, found)
+            return found
 
-        def _call(self, name: str, first: Any, *others: Any, **options: Any) -> Any:
-            library = library_of(first[0] if isinstance(first, list) else first)
-            for part in self._path:
-                library = getattr(library, part)
-            return getattr(library, name)(first, *others, **options)
+    def _call(function_of: Callable[[Any], Any], first: Any, *others: Any, **options: Any) -> Any:
+        library = library_of(first[0] if isinstance(first, list) else first)
+        return function_of(library)(first, *others, **options)
 
-    torch = _FunctionsOver()
+    torch = _Torch()
 
 
 def of_type(tensor: Tensor, dtype: DType) -> torch.dtype:

@@ -13,7 +13,6 @@ import torch
 
 from memplan.estimator import estimate
 from memplan.plan import Bytes, MemoryCheck
-from memplan.programs.step import told_steps
 from memplan.scorings import available
 from memplan.workload import (
     DEFAULT_WORKSPACE_BYTES,
@@ -30,6 +29,7 @@ from tkbc.data.dataset import Ids, at_one_time, index_of
 from tkbc.evaluation import evaluate
 from tkbc.finite import check_step
 from tkbc.meter import make_meter, start_clean
+from tkbc.rehearsal import recorded_steps
 from tkbc.trainer import Trainer
 
 MOST_CHUNKS = 60
@@ -63,7 +63,7 @@ def measure(workload: Workload) -> dict[str, Bytes]:
     with meter.recording():
         trainer = Trainer(workload, facts, learning_rate=0.1, phase=meter.phase)
         order = trainer.shuffled(0)
-        steps = told_steps(workload)
+        steps = recorded_steps(workload)
         for batch in torch.split(order[: sum(steps)], steps):
             trainer.step(batch, checking=lambda: check_step(trainer, "verification", "seen here"))
         del batch

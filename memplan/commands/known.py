@@ -76,7 +76,7 @@ def download(
 
 def models(as_json: AsJson = False) -> None:
     """List the models, their scores and where each scoring runs."""
-    from memplan.programs.step import program_of
+    from memplan.rehearsal import tables
     from memplan.report import listing, make_console
 
     rows: list[dict[str, Any]] = [
@@ -84,7 +84,7 @@ def models(as_json: AsJson = False) -> None:
             "name": name,
             "scores": list(traits.scores),
             "row_floats": "2d" if traits.is_complex else "d",
-            "tables": list(program_of(_toy(name)).tables(_toy(name))),
+            "tables": list(tables(_toy(name))),
             "scorings": {
                 device: {score: available(score, device) for score in traits.scores} for device in get_args(DeviceType)
             },

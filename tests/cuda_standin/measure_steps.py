@@ -28,7 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from memplan.ledger import Ledger
 from memplan.operators import DETERMINISTIC_WORKSPACE, WORKSPACE_VARIABLE, workspace_bytes
 from memplan.plan import Bytes, MemoryCheck
-from memplan.programs.step import run
+from memplan.rehearsal import run
 from memplan.workload import Workload
 from tests.cuda_standin.answered import answer
 from tests.cuda_standin.device import is_here, set_capacity

@@ -146,8 +146,7 @@ class TNTComplEx(ComplExFamily):
 
 def add_product(out: Tensor, x: Tensor, y: Tensor, *, conjugate: bool = False) -> None:
     """Add the complex product x ∘ y (x ∘ conj(y) with ``conjugate``) to ``out``; all (b, 2d), no temporary."""
-    half = x.shape[1] // 2
-    (re, im), (x_re, x_im), (y_re, y_im) = (tensor.split(half, 1) for tensor in (out, x, y))
+    (re, im), (x_re, x_im), (y_re, y_im) = (tensor.chunk(2, 1) for tensor in (out, x, y))
     sign = -1.0 if conjugate else 1.0
     re.addcmul_(x_re, y_re).addcmul_(x_im, y_im, value=-sign)
     im.addcmul_(x_im, y_re).addcmul_(x_re, y_im, value=sign)

@@ -146,9 +146,7 @@ def score_without_kernels(workload: Workload) -> PairwiseScore:
     return _make(workload.score, workload.scoring, workload.precision, fused_l1)
 
 
-def _make(
-    score: Score, scoring: Scoring, precision: Precision, fused_l1: Callable[[], PairwiseScore]
-) -> PairwiseScore:
+def _make(score: Score, scoring: Scoring, precision: Precision, fused_l1: Callable[[], PairwiseScore]) -> PairwiseScore:
     if scoring == "chunked":
         return Chunked(score, precision)
     if scoring == "materialized":

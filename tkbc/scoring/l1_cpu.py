@@ -26,7 +26,7 @@ def geometry(n_candidates: int, threads: int) -> tuple[int, int]:
 
 
 class L1OnCpu(KernelSoftmax):
-    """−Σ_k |a_k − w_k e_k| and its gradients, ``threads`` spans of entities at a time, by kernels that a subclass adds."""
+    """−Σ_k |a_k − w_k e_k| and its gradients, in ``threads`` spans of entities, by kernels that a subclass adds."""
 
     needs_buffer = True
 

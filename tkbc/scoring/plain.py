@@ -52,13 +52,15 @@ def loss_scale_on_device(inputs: tuple[Tensor, ...], grad_scores: Tensor) -> Ten
     in_half = named(f"largest {a_row}", named(f"largest {a_row}, of each tensor", in_half).amax())
     sums = torch.stack([_largest(norm(grad_scores, 1, dim=dim), a_sum) for dim in (0, 1)])
     sums = named(f"largest {a_sum}", named(f"largest {a_sum}, of each tensor", sums).amax())
-    largest = named("largest input", in_half.float())
+    largest = named("largest input", in_half.to(of_type(in_half, "float32")))
     del in_half
     bound = sums.mul_(named("factor of the bound", largest.clamp(min=1)))
     bound.mul_(named("factor of the bound", largest.square()).add_(largest).mul_(2).clamp_(min=1))
     # Beyond 2^100 the gradient is too small for any float32 sum, and 1 / bound might overflow.
     most = named("scale", bound.reciprocal()).mul_(LARGEST_FLOAT16).clamp_(max=2.0**100)
-    mantissa, _exponent = torch.frexp(most)  # in [0.5, 1): the power of two at or below ``most`` is what it leaves, halved
+    mantissa, _exponent = torch.frexp(
+        most
+    )  # in [0.5, 1): the power of two at or below ``most`` is what it leaves, halved
     scale = most.div_(named("mantissa", mantissa).mul_(2))
     name = "bound in range"
     in_range = named(name, named(name, bound > 0) & named(name, bound < math.inf))
@@ -107,7 +109,8 @@ class _Plain(TorchSoftmax):
             q, total = query[0], _sum_type(entities)
             product = named("q, rounded", q.to(total)) @ named("entities, rounded", entities.to(total)).T
             return named("scores", product, "scores")
-        distances = named("distances", _sum(self._terms(_difference(*query, entities))), "scores")
+        a, w = query
+        distances = named("distances", _sum(self._terms(_difference(a, w, entities))), "scores")
         return named("scores", -distances, "scores")
 
     def _terms(self, difference: Tensor) -> Tensor:
