@@ -17,12 +17,38 @@ NORM_PIECE = 65_536
 """Elements that a block of PyTorch's norm over several tensors takes (kChunkSize in its MultiTensorApply)."""
 
 
+def _vector_norm(
+    tensor: Ghost,
+    ord: float = 2,  # noqa: A002 - PyTorch's name
+    dim: int | None = None,
+    keepdim: bool = False,
+    out: Ghost | None = None,
+) -> Ghost:
+    del ord
+    if out is None:
+        return tensor._new("vector_norm", () if dim is None else tensor._without(dim))
+    require(keepdim and dim == 1 and out.shape == (len(tensor), 1), tensor, out)
+    return out
+
+
+def _total_norm(tensors: Sequence[Ghost]) -> Ghost:
+    """Return the norm of all tensors, as torch.nn.utils has it: norms of pieces, of tensors, then of these."""
+    first = tensors[0]
+    pieces = max(-(-tensor.numel() // NORM_PIECE) for tensor in tensors)
+    of_pieces = named("norms of pieces of the gradients", first._new("norm", (len(tensors) * pieces,)))
+    norms = [named(f"norm of the {t.allocation.name}", t._new("norm", ())) for t in tensors]
+    del of_pieces
+    return named("norm of all gradients", _vector_norm(named("norms of the gradients", first.library.stack(norms))))
+
+
 class Ghosts:
     """What ``torch`` is to PyTorch's tensors: it makes ghosts, on one device, into one ledger.
 
     cuBLAS's workspace is born with the first product and stays.
     """
 
+    linalg = SimpleNamespace(vector_norm=_vector_norm)
+    nn = SimpleNamespace(utils=SimpleNamespace(get_total_norm=_total_norm))
     float32: DType = "float32"
     float64: DType = "float64"
     float16: DType = "float16"
@@ -35,10 +61,12 @@ class Ghosts:
         self.deterministic = deterministic
         self.workspace_bytes = workspace_bytes
         self.ledger = Ledger(device)
-        self._workspace: Ghost | None = None
-        self.linalg = SimpleNamespace(vector_norm=self._vector_norm)
-        self.nn = SimpleNamespace(utils=SimpleNamespace(get_total_norm=self._total_norm))
-        self.optim = SimpleNamespace(**{kind.__name__: partial(kind, self) for kind in (SGD, Adagrad, Adam)})
+        self._has_multiplied = False
+
+    @property
+    def optim(self) -> Any:
+        """The optimizers."""
+        return SimpleNamespace(**{kind.__name__: partial(kind, self) for kind in (SGD, Adagrad, Adam)})
 
     def new(self, name: str, shape: Shape, dtype: DType) -> Ghost:
         """Return a new tensor."""
@@ -85,8 +113,9 @@ class Ghosts:
         if out is None:
             out = one._new("a product", shape)
         require(out.shape == shape and out.dtype == one.dtype, out, shape)
-        if self._workspace is None and self.device == "cuda":
-            self._workspace = self.new("cuBLAS workspace", (self.workspace_bytes,), "uint8")
+        if self.device == "cuda" and not self._has_multiplied:
+            self._has_multiplied = True
+            self.ledger.new("cuBLAS workspace", self.workspace_bytes, dtype="uint8")
         return out
 
     def mul(self, one: Ghost, other: Ghost | float, *, out: Ghost) -> Ghost:
@@ -132,29 +161,6 @@ class Ghosts:
     def frexp(self, tensor: Ghost) -> tuple[Ghost, Ghost]:
         """Return mantissas and exponents."""
         return tensor._new("frexp", tensor.shape), named("exponent", tensor._new("frexp", tensor.shape, "int32"))
-
-    def _vector_norm(
-        self,
-        tensor: Ghost,
-        ord: float = 2,  # noqa: A002 - PyTorch's name
-        dim: int | None = None,
-        keepdim: bool = False,
-        out: Ghost | None = None,
-    ) -> Ghost:
-        del ord
-        if out is None:
-            return tensor._new("vector_norm", () if dim is None else tensor._without(dim))
-        require(keepdim and dim == 1 and out.shape == (len(tensor), 1), tensor, out)
-        return out
-
-    def _total_norm(self, tensors: Sequence[Ghost]) -> Ghost:
-        """Return the norm of all tensors, as torch.nn.utils has it: norms of pieces, of tensors, then of these."""
-        first = tensors[0]
-        pieces = max(-(-tensor.numel() // NORM_PIECE) for tensor in tensors)
-        of_pieces = named("norms of pieces of the gradients", first._new("norm", (len(tensors) * pieces,)))
-        norms = [named(f"norm of the {t.allocation.name}", t._new("norm", ())) for t in tensors]
-        del of_pieces
-        return named("norm of all gradients", self._vector_norm(named("norms of the gradients", self.stack(norms))))
 
 
 class SGD:

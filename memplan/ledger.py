@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -87,6 +87,19 @@ class Ledger:
         for allocation in allocations:
             self._live_bytes -= allocation.n_bytes
             self.events.append(_event((allocation, False)))
+
+    def repeat(self, events: Iterable[Event]) -> None:
+        """Record events again that a part of the run had when it came before."""
+        now = self.now
+        for allocation, is_birth in events:
+            if allocation is None:
+                self.release_cache()
+            elif is_birth:
+                self.now = allocation.phase
+                self.born(allocation)
+            else:
+                self.free(allocation)
+        self.now = now
 
     @property
     def live_bytes(self) -> int:

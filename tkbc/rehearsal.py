@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from memplan.ghost import named
 from memplan.ghosts import Ghosts
@@ -16,16 +17,22 @@ from tkbc.step import Stepper
 if TYPE_CHECKING:
     from torch import Tensor
 
+K = TypeVar("K")
+
 REPEATED_STEPS = 2
 """Full steps of an epoch recorded for CUDA: the second meets the segments that the first has left."""
 
 
 class _GhostStepper(Stepper):
-    """A stepper that takes each micro-batch of one size once: others allocate the same in the same place."""
+    """A stepper that goes through each part of a step once; where it comes again, the ledger repeats what it recorded.
+
+    A part is a micro-batch of some size, or the update, which no size changes.
+    """
 
     def __init__(self, workload: Workload, library: Ghosts) -> None:
         self._library = library
-        self._recorded: dict[int, list[Event]] = {}
+        self._micro_batches: dict[int, list[Event]] = {}
+        self._updates: dict[None, list[Event]] = {}
         score = score_without_kernels(workload)
         super().__init__(workload, score, library, learning_rate=1.0, phase=lambda name: library.ledger.phase(name))
 
@@ -33,16 +40,22 @@ class _GhostStepper(Stepper):
         """Go on with other sizes and scoring."""
         self.workload = self.model.workload = workload
         self.score = score_without_kernels(workload)
-        self._recorded.clear()
+        self._micro_batches.clear()
 
     def _micro_batch(self, order: Tensor) -> None:
-        events, n_examples = self._library.ledger.events, len(order)
-        if n_examples in self._recorded:
-            events += self._recorded[n_examples]
+        self._once(self._micro_batches, len(order), lambda: super(_GhostStepper, self)._micro_batch(order))
+
+    def _update(self, n_examples: int, checking: Callable[[], None]) -> None:
+        self._once(self._updates, None, lambda: super(_GhostStepper, self)._update(n_examples, checking))
+
+    def _once(self, recorded: dict[K, list[Event]], part: K, run: Callable[[], None]) -> None:
+        ledger = self._library.ledger
+        if part in recorded:
+            ledger.repeat(recorded[part])
             return
-        before = len(events)
-        super()._micro_batch(order)
-        self._recorded[n_examples] = events[before:]
+        before = len(ledger.events)
+        run()
+        recorded[part] = ledger.events[before:]
 
 
 class Rehearsal:

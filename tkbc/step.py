@@ -91,26 +91,30 @@ class Stepper:
         if not self._updated:
             self._accumulate(order, between)
         with self.phase("optimizer"):
-            if not self._updated:
-                self._finish_gradients(len(order))
-                checking()
-            # Allocated before the first change to a table, so that running out of memory never leaves half an update.
-            norms = self.model.new_norms() if self.workload.unit_norm else None
-            if not self._updated:
-                try:
-                    self.optimizer.step()
-                except BaseException:
-                    # The step counts may have been raised; the tables, changed all at once, have not.
-                    for state in self.optimizer.state.values():
-                        if "step" in state:
-                            state["step"].fill_(self.steps)
-                    raise
-                self._updated = True
-            if norms is not None:
-                self.model.project(norms)
+            self._update(len(order), checking)
         self.totals[0].copy_(self.totals[1])
         self.steps += 1
         self._updated = False
+
+    def _update(self, n_examples: int, checking: Callable[[], None]) -> None:
+        """Turn sums into the step's gradient, check it, and change the tables."""
+        if not self._updated:
+            self._finish_gradients(n_examples)
+            checking()
+        # Allocated before the first change to a table, so that running out of memory never leaves half an update.
+        norms = self.model.new_norms() if self.workload.unit_norm else None
+        if not self._updated:
+            try:
+                self.optimizer.step()
+            except BaseException:
+                # The step counts may have been raised; the tables, changed all at once, have not.
+                for state in self.optimizer.state.values():
+                    if "step" in state:
+                        state["step"].fill_(self.steps)
+                raise
+            self._updated = True
+        if norms is not None:
+            self.model.project(norms)
 
     def _accumulate(self, order: Tensor, between: Callable[[], None]) -> None:
         """Fill the gradient tables with sums over the step's examples."""
