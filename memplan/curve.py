@@ -69,7 +69,7 @@ def segments(phases: Sequence[str]) -> list[tuple[str, int, int]]:
 def aligned(points: Sequence[Point], measured: Sequence[tuple[str, int]]) -> tuple[list[float], list[int]]:
     """Return where each measured point belongs on the predicted axis: phase by phase, evenly inside each.
 
-    The prediction tells the first micro-batch and the last, ragged one; a phase's n-th stretch is set over the measured
+    The prediction holds the first micro-batch and the last, ragged one; a phase's n-th stretch is set over the measured
     n-th, its last over the measured last.
     """
     predicted = segments([point.phase for point in points])

@@ -52,7 +52,7 @@ _event: Callable[[tuple[Allocation | None, bool]], Event] = partial(tuple.__new_
 
 
 class Ledger:
-    """A run told as a sequence of allocations and frees, in the order in which they happen.
+    """A run as a sequence of allocations and frees, in the order in which they happen.
 
     Bytes are requested bytes: shape times item size, before any allocator's rounding.
     """

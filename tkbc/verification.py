@@ -53,7 +53,7 @@ def random_facts(shape: Shape, n: int, seed: int = 0) -> Ids:
 
 
 def measure(workload: Workload) -> dict[str, Bytes]:
-    """Set up, take the steps that a ledger tells and rank one batch of queries, on random facts.
+    """Set up, take the steps that a ledger records and rank one batch of queries, on random facts.
 
     Returns each phase's measured peak.
     """
