@@ -61,7 +61,7 @@ def _kernel_errors(precision: Precision, b: int, n: int, d: int) -> dict[str, An
     grads = [torch.zeros_like(tensor) for tensor in on_device[:3]]
     score.forward((on_device[0], on_device[1]), on_device[2], out, grad=True)
     score.backward((on_device[0], on_device[1]), on_device[2], on_device[3], (grads[0], grads[1]), grads[2])
-    dtype = HALF_TYPES.get(precision, torch.float32)
+    dtype = getattr(torch, HALF_TYPES.get(precision, "float32"))
     a, w, e = (tensor.to(dtype).double() for tensor in (a, w, e))
     difference = a[:, None] - w[:, None] * e
     # Rounded inputs tie now and then; the kernels count a tie as +1.

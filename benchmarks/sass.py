@@ -25,9 +25,9 @@ os.environ["TRITON_INTERPRET"] = "0"  # read when a kernel is declared
 import triton
 
 from memplan.catalog.gpus import find_gpu
-from memplan.memory.programs.l1_cuda import DIMENSIONS, TILE
 from memplan.workload import PRECISIONS, Precision
 from tkbc.scoring.kernels.ahead import KERNELS, compile_for
+from tkbc.scoring.l1_cuda import DIMENSIONS, TILE
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 SHAPES = [(1000, 7128, 100), (1000, 7128, 64)]

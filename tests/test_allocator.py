@@ -12,8 +12,7 @@ from memplan.memory.cuda import Block, CachingAllocator, OutOfDeviceMemory, repl
 from memplan.memory.cuda.environment import from_environment
 from memplan.memory.estimate import peak_of
 from memplan.memory.ledger import Ledger
-from memplan.memory.programs.evaluation import evaluate
-from memplan.memory.programs.step import epoch, program_of, run
+from memplan.memory.rehearsal import rehearsal, run
 from memplan.workload import build_workload
 from memplan.workload.alloc_conf import AllocatorSettings
 from tests.test_cli import invoke
@@ -215,18 +214,15 @@ def test_returning_the_cache_unmaps_whole_pages_and_holes_are_mapped_again() -> 
 @pytest.mark.parametrize("scoring", ["materialized", "chunked", "fused"])
 @pytest.mark.parametrize("conf", ["", "max_split_size_mb:128", "expandable_segments:True"])
 def test_later_epochs_and_evaluations_reserve_no_more_than_the_first(scoring: str, conf: str) -> None:
-    """Training, evaluation and training again, with the cache returned between them: what lets one epoch be told."""
+    """Training, evaluation and training again, with the cache returned between them: why one epoch stands for all."""
     workload = build_workload(
         find_dataset("ICEWS14").shape, model="TNTPairRE", scoring=scoring, batch_size=700, micro_batch_size=300,
         emb_reg=0.1, time_reg=0.1, device="cuda", alloc_conf=conf,
     )  # fmt: skip
-    once = run(workload)
-    again, model = once.copy(), program_of(workload)
-    for _ in range(2):
-        epoch(again, workload, model)
-        again.release_cache()
-        evaluate(again, workload, model)
-        again.release_cache()
+    rehearsed = rehearsal(workload)
+    once = rehearsed.run(workload)
+    again = once.copy()
+    again.events += 2 * once.events[len(rehearsed.set_up.events) :]
     assert peak_of(again, workload, 0) == peak_of(once, workload, 0)
     settings = AllocatorSettings.parse(conf)
     assert replay(again.events, settings).reserved_bytes == replay(run(workload).events, settings).reserved_bytes

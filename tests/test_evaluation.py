@@ -14,8 +14,9 @@ from tests.test_models import MODEL_NAMES
 from tkbc.data import Dataset
 from tkbc.data.dataset import FilterIndex, with_reciprocals
 from tkbc.models import MODELS, Batch, Model
-from tkbc.ranking import evaluation
-from tkbc.ranking.evaluation import FILTER_PIECE, Evaluation, Metrics, count_rivals, evaluate
+from tkbc.ranking import rivals
+from tkbc.ranking.evaluation import Evaluation, Metrics, count_rivals, evaluate
+from tkbc.ranking.rivals import FILTER_PIECE
 from tkbc.scoring import make_score
 from tkbc.scoring.reference import FORMULAS
 
@@ -79,7 +80,7 @@ def test_pieces_of_the_filter_end_anywhere(monkeypatch: pytest.MonkeyPatch, piec
     workload = build_workload(SHAPE, model="TNTComplEx", rank=2, eval_batch_size=7, eval_chunk_size=chunk)
     model = MODELS["TNTComplEx"](workload, torch.Generator().manual_seed(1))
     expected = naive_ranks(model, graph)
-    monkeypatch.setattr(evaluation, "FILTER_PIECE", piece)
+    monkeypatch.setattr(rivals, "FILTER_PIECE", piece)
     score = make_score("dot", "fused", "cpu")
     assert np.array_equal(count_rivals(model, score, graph.test, graph.filter_index, workload), expected)
 

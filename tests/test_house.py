@@ -24,15 +24,17 @@ def test_the_planner_as_a_library_needs_pydantic_alone(statement: str) -> None:
     assert not loaded_by(statement) & {"typer", "rich", "click", "torch", "numba", "triton", "scipy", "matplotlib"}
 
 
-def test_programs_and_the_code_whose_bytes_they_tell_name_each_other() -> None:
-    told = {
-        path: re.match(r"# Its bytes are told by (memplan/memory/programs/\w+\.py)", path.read_text(encoding="utf-8"))
-        for path in (ROOT / "tkbc").rglob("*.py")
-    }
-    pairs = [(path, ROOT / match[1]) for path, match in told.items() if match]
-    assert len(pairs) >= 10
-    for code, program in pairs:
-        assert code.name in program.read_text(encoding="utf-8"), f"{program} does not name {code}"
+def test_the_step_runs_on_ghosts_without_the_libraries_that_it_trains_with() -> None:
+    """Every model, score, scoring, optimizer and precision, on both devices, in a process of its own."""
+    code = (
+        "import sys\n"
+        "from memplan.memory.rehearsal import run\n"
+        "from tests.support.workloads import combinations\n"
+        "assert all(run(workload).events for workload in combinations())\n"
+        "print(*{'torch', 'numpy', 'numba', 'triton'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert (done.returncode, done.stdout) == (0, "\n"), done.stderr
 
 
 def test_nothing_reads_or_writes_pickle() -> None:

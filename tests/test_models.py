@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from memplan.workload import TRAITS, ModelName, Score, Shape, build_workload
+from tests.support.models import in_float64
 from tkbc.models import MODELS, Batch, Model
 from tkbc.scoring.reference import FORMULAS
 from tkbc.verify import random_facts
@@ -26,11 +27,9 @@ def make_model(
 ) -> Model:
     """A float64 model with entries of order 1, so that errors cannot hide in small numbers."""
     model = MODELS[name](build_workload(SHAPE, model=name, rank=rank, score=score, n3_parts=n3_parts))
-    model.double()
     generator = torch.Generator().manual_seed(seed)
-    for parameter in model.parameters():
+    for parameter in in_float64(model, for_autograd=True).parameters():
         parameter.data.normal_(generator=generator)
-        parameter.grad = torch.zeros_like(parameter)
     return model
 
 

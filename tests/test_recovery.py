@@ -228,8 +228,8 @@ def test_out_of_memory_before_the_first_step_is_one_line(tmp_path: Path, monkeyp
 @pytest.mark.parametrize("learning_rate", [0.1, 1e-3])
 def test_steady_adagrad_is_pytorch_s_bit_for_bit_and_fails_before_it_changes_anything(learning_rate: float) -> None:
     """It runs on CUDA; it is tested on the CPU against the single-tensor one that it stands for there."""
-    one, other = ([torch.nn.Parameter(torch.linspace(-1, 1, n).view(-1, 2)) for n in (6, 40, 14)] for _ in range(2))
-    steady = SteadyAdagrad(one, lr=learning_rate, fused=False, foreach=False)
+    one, other = ([torch.linspace(-1, 1, n).view(-1, 2) for n in (6, 40, 14)] for _ in range(2))
+    steady = SteadyAdagrad(one, learning_rate, torch)
     plain = torch.optim.Adagrad(other, lr=learning_rate, fused=False, foreach=False)
     for seed in range(4):
         generator = torch.Generator().manual_seed(seed)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memplan.workload import SCORINGS, TRAITS, ModelName, Score, Scoring, Shape, Workload, build_workload
+from tests.support.models import in_float64
 from tests.test_models import SCORED
 from tkbc.models import Batch
 from tkbc.models.base import gradient
@@ -33,9 +34,7 @@ def make_trainer(workload: Workload, *, double: bool = False) -> Trainer:
         for parameter in trainer.model.parameters():
             parameter.mul_(20)  # away from 0, where every score is alike
     if double:
-        trainer.model.double()
-        for parameter in trainer.model.parameters():
-            parameter.grad = torch.zeros_like(parameter)
+        in_float64(trainer.model)
     return trainer
 
 

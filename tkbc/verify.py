@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from memplan.memory.estimate import estimate
-from memplan.memory.programs.step import told_steps
 from memplan.plan import Bytes, MemoryCheck
 from memplan.workload import (
     DEFAULT_WORKSPACE_BYTES,
@@ -29,6 +28,7 @@ from tkbc.data.dataset import at_one_time, index_of
 from tkbc.data.ids import Ids
 from tkbc.measure.meter import make_meter, start_clean
 from tkbc.ranking.evaluation import evaluate
+from tkbc.rehearsal import recorded_steps
 from tkbc.runs.checkpoint import write_tensors
 from tkbc.step.finite import check_step
 from tkbc.step.trainer import Trainer
@@ -54,7 +54,7 @@ def random_facts(shape: Shape, n: int, seed: int = 0) -> Ids:
 
 
 def measure(workload: Workload) -> dict[str, Bytes]:
-    """Set up, take the steps that a ledger tells and rank one batch of queries, on random facts.
+    """Set up, take the steps that a ledger records and rank one batch of queries, on random facts.
 
     Returns each phase's measured peak.
     """
@@ -64,7 +64,7 @@ def measure(workload: Workload) -> dict[str, Bytes]:
     with meter.recording():
         trainer = Trainer(workload, facts, learning_rate=0.1, phase=meter.phase)
         order = trainer.shuffled(0)
-        steps = told_steps(workload)
+        steps = recorded_steps(workload)
         for batch in torch.split(order[: sum(steps)], steps):
             trainer.step(batch, checking=lambda: check_step(trainer, "verification", "seen here"))
         del batch

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple
 
 from memplan.workload import DeviceType
@@ -46,6 +47,10 @@ class Event(NamedTuple):
     is_birth: bool = False
 
 
+_event: Callable[[tuple[Allocation | None, bool]], Event] = partial(tuple.__new__, Event)
+"""``Event`` without its constructor's time: a search records tens of thousands."""
+
+
 class Ledger:
     """A run as a sequence of allocations and frees, in the order in which they happen.
 
@@ -60,18 +65,19 @@ class Ledger:
         self.peak_bytes = 0
         self._live_bytes = 0
         self._peak_at = 0
-        self._phase = ""
+        self.now = ""
+        """The phase under way."""
 
     def new(self, name: str, *shape: int, dtype: DType = "float32", kind: Kind = "temporaries") -> Allocation:
         """Record the birth of a tensor."""
-        return self.born(Allocation(name, shape, dtype, math.prod(shape) * ITEM_BYTES[dtype], kind, self._phase))
+        return self.born(Allocation(name, shape, dtype, math.prod(shape) * ITEM_BYTES[dtype], kind, self.now))
 
     def born(self, allocation: Allocation) -> Allocation:
         """Record the birth of a tensor that is described already."""
         self._live_bytes += allocation.n_bytes
-        self.events.append(Event(allocation, is_birth=True))
-        if self._live_bytes > self.phase_peaks.get(self._phase, -1):
-            self.phase_peaks[self._phase] = self._live_bytes
+        self.events.append(_event((allocation, True)))
+        if self._live_bytes > self.phase_peaks.get(self.now, -1):
+            self.phase_peaks[self.now] = self._live_bytes
             if self._live_bytes > self.peak_bytes:
                 self.peak_bytes, self._peak_at = self._live_bytes, len(self.events)
         return allocation
@@ -80,7 +86,20 @@ class Ledger:
         """Record the death of tensors."""
         for allocation in allocations:
             self._live_bytes -= allocation.n_bytes
-            self.events.append(Event(allocation))
+            self.events.append(_event((allocation, False)))
+
+    def repeat(self, events: Iterable[Event]) -> None:
+        """Record events again that a part of the run had when it came before."""
+        now = self.now
+        for allocation, is_birth in events:
+            if allocation is None:
+                self.release_cache()
+            elif is_birth:
+                self.now = allocation.phase
+                self.born(allocation)
+            else:
+                self.free(allocation)
+        self.now = now
 
     @property
     def live_bytes(self) -> int:
@@ -107,10 +126,10 @@ class Ledger:
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Attribute what happens inside to a phase."""
-        outer, self._phase = self._phase, name
+        outer, self.now = self.now, name
         self.phase_peaks[name] = max(self.phase_peaks.get(name, 0), self._live_bytes)
         yield
-        self._phase = outer
+        self.now = outer
 
     def copy(self) -> Ledger:
         """Return a ledger that goes on from here by itself."""

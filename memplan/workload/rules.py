@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 
 from memplan.errors import UsageError
-from memplan.workload import SCORINGS, DeviceType, Score, Scoring
+from memplan.workload import SCORINGS, DeviceType, Score, Scoring, Workload
 
 Capability = tuple[int, int]
 """CUDA compute capability."""
@@ -56,3 +56,8 @@ def preferred(score: Score, device: DeviceType, capability: Capability | None = 
 def available(score: Score, device: DeviceType, capability: Capability | None = None) -> list[Scoring]:
     """Return the scorings of ``score`` that can run on ``device``."""
     return [scoring for scoring in SCORINGS if obstacle(score, scoring, device, capability) is None]
+
+
+def runs_numba(workload: Workload) -> bool:
+    """Return whether the score is the fused L1 kernel on the CPU."""
+    return (workload.scoring, workload.score, workload.device) == ("fused", "l1", "cpu")

@@ -76,6 +76,11 @@ def _half_added(device: str) -> Callable[[], object]:
     return lambda: total.add_(part, alpha=0.5)
 
 
+def _float32_added(device: str) -> Callable[[], object]:
+    total, part = _rand(device, C, dtype=torch.float64), _rand(device, C)
+    return lambda: total.add_(part)
+
+
 def _half_summed(device: str) -> Callable[[], object]:
     terms = _rand(device, B, C, D, dtype=torch.bfloat16)
     return lambda: terms.sum(-1, dtype=torch.float32)
@@ -170,7 +175,9 @@ CALLS: dict[str, Call] = {
     "label positions": Call("int64 with a Python number", (), _labels, 8 * B),
     "comparison of labels": Call("int64 with a Python number", (), _comparison, B),
     "loss added to the total": Call("float64 in place with a float32 number", (), _total, 0),
-    "half added": Call("half precision added to float32", (B, D), _half_added, 0),
+    "half added": Call("operand of another type", (B, D), _half_added, 0),
+    "float32 added to float64": Call("operand of another type", (C,), _float32_added, 0, dtype="float64"),
+    "float64 with a number": Call("with a Python number", (), _in_place(torch.float64), 0, dtype="float64"),
     "half summed": Call("sum of half precision in float32", (B, C, D), _half_summed, 4 * B * C),
     "permutation": Call("random permutation", (), _permuted, 8 * B),
     "rows added": Call("deterministic index_add_", (B, D, C), _index_add(B), 0, deterministic=True),

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, NamedTuple
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from memplan.workload import Workload
 from tkbc.models.regularizers import n3, smoothness
+from tkbc.tensors import named, torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from torch import Tensor
 
 
 class Batch(NamedTuple):
@@ -28,29 +31,37 @@ class Encoding(NamedTuple):
     saved: tuple[Tensor, ...]
 
 
-class Model(nn.Module, ABC):
+class Model(ABC):
     """Embedding tables with an encoder, its gradient and its regularizers, all written out.
 
-    Gradients are written by hand and added straight into each table's one gradient table (``parameter.grad``), so that
-    a step allocates nothing but what the encoder names; tests compare them with autograd in float64. All gradients are
+    Gradients are written by hand and added straight into each table's one gradient table (``table.grad``), so that a
+    step allocates nothing but what the encoder names; tests compare them with autograd in float64. All gradients are
     sums over examples until the trainer divides by the batch.
     """
 
     initial_scale: ClassVar[float] = 1e-2
     """Standard deviation of the initial embeddings, where the user gives none."""
 
-    entity: nn.Parameter
+    entity: Tensor
 
     def __init__(
-        self, workload: Workload, generator: torch.Generator | None = None, init_scale: float | None = None
+        self,
+        workload: Workload,
+        generator: torch.Generator | None = None,
+        init_scale: float | None = None,
+        library: Any = None,
     ) -> None:
-        super().__init__()
+        """Make the tables, each an attribute of its name, by PyTorch or by another ``library`` of tensors."""
+        if library is None:
+            import torch as library
         self.workload = workload
         self.traits = workload.traits
+        self._tables: dict[str, Tensor] = {}
         for name, rows in self.tables(workload).items():
-            table = torch.empty((rows, workload.width), dtype=torch.float32, device=workload.device)
+            table = library.empty((rows, workload.width), dtype=library.float32, device=workload.device)
             table.normal_(0.0, self.initial_scale if init_scale is None else init_scale, generator=generator)
-            self.register_parameter(name, nn.Parameter(table))
+            self._tables[name] = named(f"{name} table", table, "parameters")
+            setattr(self, name, table)
 
     @staticmethod
     @abstractmethod
@@ -80,9 +91,17 @@ class Model(nn.Module, ABC):
     def regularize(self, batch: Batch, weight: float) -> Tensor:
         """Return the batch's N3 penalty, weight · Σ |f|³ over its factors, and add its gradient to the tables'."""
 
-    def table(self, name: str) -> nn.Parameter:
+    def table(self, name: str) -> Tensor:
         """Return one of the tables by name."""
-        return self.get_parameter(name)
+        return self._tables[name]
+
+    def named_parameters(self) -> Iterable[tuple[str, Tensor]]:
+        """Return the tables with their names, always in one order."""
+        return self._tables.items()
+
+    def parameters(self) -> Iterable[Tensor]:
+        """Return the tables, always in one order."""
+        return self._tables.values()
 
     def regularize_time(self, weight: float, *, no_time_emb: bool) -> Tensor:
         """Return the smoothness of consecutive timestamps and add its gradient; see ``regularizers.smoothness``."""
@@ -90,15 +109,15 @@ class Model(nn.Module, ABC):
         n = len(time) - int(no_time_emb)
         return smoothness(time[:n], gradient(time)[:n], weight, is_complex=self.traits.is_complex)
 
-    def _regularize_rows(self, table: nn.Parameter, ids: Tensor, weight: float) -> Tensor:
+    def _regularize_rows(self, table: Tensor, ids: Tensor, weight: float) -> Tensor:
         """Return the N3 penalty of the table's rows that ``ids`` names and add its gradient to the table's."""
-        penalty, grad_factor = n3(rows(table, ids), weight, is_complex=self.traits.is_complex)
+        penalty, grad_factor = n3(rows(table, ids, "gathered rows"), weight, is_complex=self.traits.is_complex)
         add_rows(table, ids, grad_factor)
         return penalty
 
     def new_norms(self) -> Tensor:
         """Return room for the norms of the entities, (N, 1)."""
-        return self.entity.new_empty((len(self.entity), 1), requires_grad=False)
+        return named("norms of the entities", self.entity.new_empty((len(self.entity), 1)))
 
     def project(self, norms: Tensor) -> None:
         """Scale every entity to unit L2 norm (a zero row stays zero), by way of ``norms``; allocates nothing."""
@@ -106,17 +125,17 @@ class Model(nn.Module, ABC):
         self.entity.div_(norms.clamp_min_(1e-12))
 
 
-def rows(table: Tensor, ids: Tensor) -> Tensor:
+def rows(table: Tensor, ids: Tensor, name: str) -> Tensor:
     """Return a new tensor with the rows of ``table`` that ``ids`` names: (n, width) and (b,) give (b, width)."""
-    return table.index_select(0, ids)
+    return named(name, table.index_select(0, ids))
 
 
-def gradient(parameter: Tensor) -> Tensor:
-    """Return the parameter's gradient table, which the trainer allocates once."""
-    assert parameter.grad is not None, "the trainer allocates every gradient table before the first step"
-    return parameter.grad
+def gradient(table: Tensor) -> Tensor:
+    """Return the table's gradient, which the trainer allocates once."""
+    assert table.grad is not None, "the trainer allocates every gradient table before the first step"
+    return table.grad
 
 
-def add_rows(parameter: Tensor, ids: Tensor, values: Tensor) -> None:
-    """Add ``values``, (b, width), to the rows of the parameter's gradient that ``ids`` names; repeats add up."""
-    gradient(parameter).index_add_(0, ids, values)
+def add_rows(table: Tensor, ids: Tensor, values: Tensor) -> None:
+    """Add ``values``, (b, width), to the rows of the table's gradient that ``ids`` names; repeats add up."""
+    gradient(table).index_add_(0, ids, values)

@@ -1,4 +1,3 @@
-# Its bytes are told by memplan/memory/programs/complex_family.py.
 """The ComplEx family: complex vectors with a static relation, a temporal one or both, scored by a dot product.
 
 ComplEx: Trouillon et al., ICML 2016, arXiv 1606.06357. TComplEx and TNTComplEx: Lacroix et al., ICLR 2020, arXiv
@@ -7,12 +6,15 @@ ComplEx: Trouillon et al., ICML 2016, arXiv 1606.06357. TComplEx and TNTComplEx:
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from memplan.workload import Workload
 from tkbc.models.base import Batch, Encoding, Model, add_rows, rows
 from tkbc.models.regularizers import n3
+from tkbc.tensors import named, torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class ComplExFamily(Model):
@@ -38,19 +40,20 @@ class ComplExFamily(Model):
 
     def encode(self, batch: Batch) -> Encoding:
         """Return the query (q,) of (head, relation, ?, time)."""
-        head = rows(self.entity, batch.head)
-        relation = rows(self.table("relation"), batch.relation)
+        head = rows(self.entity, batch.head, "head rows")
+        relation = rows(self.table("relation"), batch.relation, "relation rows")
         temporal: tuple[Tensor, ...] = ()
         full_relation = relation
         if self.traits.is_temporal:
-            time = rows(self.table("time"), batch.time)
-            is_static = self.traits.is_static
-            full_relation = (
-                rows(self.table("relation_static"), batch.relation) if is_static else torch.zeros_like(relation)
-            )
+            time = rows(self.table("time"), batch.time, "time rows")
+            name = "relation at its time"
+            if self.traits.is_static:
+                full_relation = rows(self.table("relation_static"), batch.relation, name)
+            else:
+                full_relation = named(name, torch.zeros_like(relation))
             add_product(full_relation, relation, time)
             temporal = (relation, time)
-        q = torch.zeros_like(head)
+        q = named("query q", torch.zeros_like(head))
         add_product(q, head, full_relation)
         return Encoding((q,), (head, full_relation, *temporal))
 
@@ -58,7 +61,7 @@ class ComplExFamily(Model):
         """Add the gradient through the encoder to the tables' gradients; overwrites its arguments."""
         head, full_relation, *temporal = encoding.saved
         (grad_q,) = grad_query
-        out = torch.zeros_like(head)
+        out = named("gradient of gathered rows", torch.zeros_like(head))
         add_product(out, grad_q, full_relation, conjugate=True)
         add_rows(self.entity, batch.head, out)
         grad_full_relation = full_relation.zero_()
@@ -77,12 +80,12 @@ class ComplExFamily(Model):
 
         TNTComplEx's static term is the same for all timestamps of an example: a softmax over them does not see it.
         """
-        head = rows(self.entity, batch.head)
-        relation = rows(self.table("relation"), batch.relation)
-        tail = rows(self.entity, batch.tail)
-        product = torch.zeros_like(head)
+        head = rows(self.entity, batch.head, "head rows")
+        relation = rows(self.table("relation"), batch.relation, "relation rows")
+        tail = rows(self.entity, batch.tail, "tail rows")
+        product = named("head by relation", torch.zeros_like(head))
         add_product(product, head, relation)
-        q = torch.zeros_like(head)
+        q = named("query q for the time", torch.zeros_like(head))
         add_product(q, tail, product, conjugate=True)
         return Encoding((q,), (head, relation, tail, product))
 
@@ -90,7 +93,7 @@ class ComplExFamily(Model):
         """Add the gradient through ``encode_time`` to the tables' gradients; overwrites its arguments."""
         head, relation, tail, product = encoding.saved
         (grad_q,) = grad_query
-        out = torch.zeros_like(head)
+        out = named("gradient of gathered rows", torch.zeros_like(head))
         add_product(out, grad_q, product)
         add_rows(self.entity, batch.tail, out)
         # q = e_t ∘ conj(p) gives ∂p = e_t ∘ conj(∂q).
@@ -109,9 +112,9 @@ class ComplExFamily(Model):
             return value.add_(self._regularize_rows(self.table("relation"), batch.relation, weight))
         if self.traits.is_static:
             value.add_(self._regularize_rows(self.table("relation_static"), batch.relation, weight))
-        relation = rows(self.table("relation"), batch.relation)
-        time = rows(self.table("time"), batch.time)
-        product = torch.zeros_like(relation)
+        relation = rows(self.table("relation"), batch.relation, "relation rows")
+        time = rows(self.table("time"), batch.time, "time rows")
+        product = named("relation by time", torch.zeros_like(relation))
         add_product(product, relation, time)
         penalty, grad_product = n3(product, weight, is_complex=True)
         self._add_product_rows(batch, relation, time, grad_product, product)
@@ -143,8 +146,7 @@ class TNTComplEx(ComplExFamily):
 
 def add_product(out: Tensor, x: Tensor, y: Tensor, *, conjugate: bool = False) -> None:
     """Add the complex product x ∘ y (x ∘ conj(y) with ``conjugate``) to ``out``; all (b, 2d), no temporary."""
-    half = x.shape[1] // 2
-    x_re, x_im, y_re, y_im = x[:, :half], x[:, half:], y[:, :half], y[:, half:]
+    (re, im), (x_re, x_im), (y_re, y_im) = (tensor.chunk(2, 1) for tensor in (out, x, y))
     sign = -1.0 if conjugate else 1.0
-    out[:, :half].addcmul_(x_re, y_re).addcmul_(x_im, y_im, value=-sign)
-    out[:, half:].addcmul_(x_im, y_re).addcmul_(x_re, y_im, value=sign)
+    re.addcmul_(x_re, y_re).addcmul_(x_im, y_im, value=-sign)
+    im.addcmul_(x_im, y_re).addcmul_(x_re, y_im, value=sign)

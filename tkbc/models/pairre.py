@@ -1,4 +1,3 @@
-# Its bytes are told by memplan/memory/programs/pairre.py.
 """The PairRE family: paired relation vectors with a static part, a temporal part or both.
 
 The score of (h, r, t, τ) compares e_h ∘ r^H_τ with e_t ∘ r^T_τ, by default by −‖·‖₁ of the difference. PairRE: Chao et
@@ -7,12 +6,15 @@ al., ACL 2021, arXiv 2011.03798; static and temporal parts follow TNTComplEx (La
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
 
 from memplan.workload import Workload
 from tkbc.models.base import Batch, Encoding, Model, add_rows, rows
 from tkbc.models.regularizers import n3
+from tkbc.tensors import named, torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class PairREFamily(Model):
@@ -37,28 +39,28 @@ class PairREFamily(Model):
 
     def encode(self, batch: Batch) -> Encoding:
         """Return the query of (head, relation, ?, time)."""
-        head = rows(self.entity, batch.head)
-        time = rows(self.table("time"), batch.time) if self.traits.is_temporal else None
-        head_relation, head_temporal = self._relation_at(time, "relation_head", batch.relation)
-        w, tail_temporal = self._relation_at(time, "relation_tail", batch.relation)
-        a = head * head_relation
+        head = rows(self.entity, batch.head, "head rows")
+        time = rows(self.table("time"), batch.time, "time rows") if self.traits.is_temporal else None
+        head_relation, head_temporal = self._relation_at(time, "head", batch.relation, "head relation at its time")
+        w, tail_temporal = self._relation_at(time, "tail", batch.relation, "query w")
+        a = named("query a", head * head_relation)
         saved = (head, head_relation) if time is None else (head, head_relation, time, head_temporal, tail_temporal)
         if self.workload.score == "dot":
-            return Encoding((a * w,), (a, w, *saved))
+            return Encoding((named("query q = a ∘ w", a * w),), (a, w, *saved))
         return Encoding((a, w), saved)
 
-    def _relation_at(self, time: Tensor | None, side: str, relation: Tensor) -> tuple[Tensor, Tensor]:
+    def _relation_at(self, time: Tensor | None, side: str, relation: Tensor, name: str) -> tuple[Tensor, Tensor]:
         """Return a side's relation vectors at their time, and the rows of its temporal part (if it has none, again).
 
         PairRE: r. TPairRE: r^t ∘ τ. TNTPairRE: r + r^t ∘ τ.
         """
         if time is None:
-            static = rows(self.table(side), relation)
+            static = rows(self.table(f"relation_{side}"), relation, name)
             return static, static
-        temporal = rows(self.table(f"{side}_temporal"), relation)
+        temporal = rows(self.table(f"relation_{side}_temporal"), relation, f"temporal {side}-relation rows")
         if self.traits.is_static:
-            return rows(self.table(side), relation).addcmul_(temporal, time), temporal
-        return temporal * time, temporal
+            return rows(self.table(f"relation_{side}"), relation, name).addcmul_(temporal, time), temporal
+        return named(name, temporal * time), temporal
 
     def encode_backward(self, batch: Batch, encoding: Encoding, grad_query: tuple[Tensor, ...]) -> None:
         """Add the gradient through the encoder to the tables' gradients; overwrites its arguments."""
@@ -88,18 +90,22 @@ class PairREFamily(Model):
         e_h ∘ r^H_τ − e_t ∘ r^T_τ = a − w ∘ τ with a = e_h ∘ r^H − e_t ∘ r^T and w = e_t ∘ r^{T,t} − e_h ∘ r^{H,t};
         without static parts a = 0.
         """
-        head, tail = rows(self.entity, batch.head), rows(self.entity, batch.tail)
-        head_temporal = rows(self.table("relation_head_temporal"), batch.relation)
-        tail_temporal = rows(self.table("relation_tail_temporal"), batch.relation)
+        head, tail = rows(self.entity, batch.head, "head rows"), rows(self.entity, batch.tail, "tail rows")
+        head_temporal, tail_temporal = (
+            rows(self.table(f"relation_{side}_temporal"), batch.relation, f"temporal {side}-relation rows")
+            for side in ("head", "tail")
+        )
         saved: tuple[Tensor, ...] = (head, tail, head_temporal, tail_temporal)
         if self.traits.is_static:
-            head_static = rows(self.table("relation_head"), batch.relation)
-            tail_static = rows(self.table("relation_tail"), batch.relation)
-            a = (head * head_static).addcmul_(tail, tail_static, value=-1)
+            head_static, tail_static = (
+                rows(self.table(f"relation_{side}"), batch.relation, f"static {side}-relation rows")
+                for side in ("head", "tail")
+            )
+            a = named("query a for the time", head * head_static).addcmul_(tail, tail_static, value=-1)
             saved = (*saved, head_static, tail_static)
         else:
-            a = torch.zeros_like(head)
-        w = (tail * tail_temporal).addcmul_(head, head_temporal, value=-1)
+            a = named("query a for the time", torch.zeros_like(head))
+        w = named("query w for the time", tail * tail_temporal).addcmul_(head, head_temporal, value=-1)
         return Encoding((a, w), saved)
 
     def encode_time_backward(self, batch: Batch, encoding: Encoding, grad_query: tuple[Tensor, ...]) -> None:
@@ -124,16 +130,16 @@ class PairREFamily(Model):
         """Return the batch's N3 penalty and add its gradient to the tables'."""
         value = self._regularize_rows(self.entity, batch.head, weight)
         if self.workload.n3_parts:
-            for side in ("relation_head", "relation_tail"):
+            for side in ("head", "tail"):
                 if self.traits.is_static:
-                    value.add_(self._regularize_rows(self.table(side), batch.relation, weight))
+                    value.add_(self._regularize_rows(self.table(f"relation_{side}"), batch.relation, weight))
                 if self.traits.is_temporal:
-                    value.add_(self._regularize_at_time(self.table(f"{side}_temporal"), batch, weight))
+                    value.add_(self._regularize_at_time(side, batch, weight))
             return value.add_(self._regularize_rows(self.entity, batch.tail, weight))
         relations = [self.table(name) for name in self.tables(self.workload) if name.startswith("relation")]
-        factor = rows(relations[0], batch.relation)
+        factor = rows(relations[0], batch.relation, "sum of relation rows")
         for table in relations[1:]:
-            factor.add_(rows(table, batch.relation))
+            factor.add_(rows(table, batch.relation, "relation rows"))
         penalty, grad_factor = n3(factor, weight, is_complex=False)
         for table in relations:
             add_rows(table, batch.relation, grad_factor)
@@ -141,10 +147,12 @@ class PairREFamily(Model):
         del factor, penalty, grad_factor
         return value.add_(self._regularize_rows(self.entity, batch.tail, weight))
 
-    def _regularize_at_time(self, table: nn.Parameter, batch: Batch, weight: float) -> Tensor:
-        """Return the N3 penalty of r ∘ τ, r from the relation ``table``, and add its gradient to both tables'."""
-        relation, time = rows(table, batch.relation), rows(self.table("time"), batch.time)
-        product = relation * time
+    def _regularize_at_time(self, side: str, batch: Batch, weight: float) -> Tensor:
+        """Return the N3 penalty of a side's r ∘ τ and add its gradient to both tables'."""
+        table = self.table(f"relation_{side}_temporal")
+        relation = rows(table, batch.relation, f"temporal {side}-relation rows")
+        time = rows(self.table("time"), batch.time, "time rows")
+        product = named("relation part at its time", relation * time)
         penalty, grad = n3(product, weight, is_complex=False)
         add_rows(table, batch.relation, torch.mul(grad, time, out=product))
         add_rows(self.table("time"), batch.time, grad.mul_(relation))

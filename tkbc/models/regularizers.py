@@ -1,10 +1,13 @@
-# Its bytes are told by memplan/memory/programs/regularizers.py.
 """Regularizers as sums with their gradients: N3 on a batch's factors, smoothness on consecutive timestamps."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
+
+from tkbc.tensors import named, torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def n3(factor: Tensor, weight: float, *, is_complex: bool) -> tuple[Tensor, Tensor]:
@@ -17,12 +20,12 @@ def n3(factor: Tensor, weight: float, *, is_complex: bool) -> tuple[Tensor, Tens
     Shapes:
         factor: (b, width); returns a scalar and (b, width).
     """
-    modulus = _modulus(factor) if is_complex else factor.abs()
-    gradient = torch.zeros_like(factor)
+    modulus = named("moduli", _modulus(factor) if is_complex else factor.abs())
+    gradient = named("N3 gradient", torch.zeros_like(factor))
     for part, to in zip(_parts(factor, is_complex), _parts(gradient, is_complex), strict=True):
         to.addcmul_(modulus, part, value=3 * weight)
     # |f|³ = f · (|f| f): a dot product of what is there, where a 3-norm would take a power of every element.
-    value = torch.dot(gradient.view(-1), factor.view(-1)).div_(3)
+    value = named("N3 penalty", torch.dot(gradient.view(-1), factor.view(-1))).div_(3)
     return value, gradient
 
 
@@ -37,15 +40,15 @@ def smoothness(times: Tensor, grad_times: Tensor, weight: float, *, is_complex: 
     """
     n = len(times)
     if n < 2:
-        return times.new_zeros(())
-    difference = times[1:] - times[:-1]
+        return named("time penalty", times.new_zeros(()))
+    difference = named("differences of timestamps", times[1:] - times[:-1])
     scale = weight / (n - 1)
     if is_complex:
         value, gradient = n3(difference, scale, is_complex=True)
     else:
         # A dot product: on CUDA a sum of all would take scratch by size and number of multiprocessors.
         flat = difference.view(-1)
-        value = torch.dot(flat, flat).mul_(scale)
+        value = named("time penalty", torch.dot(flat, flat)).mul_(scale)
         gradient = difference.mul_(2 * scale)
     grad_times[1:].add_(gradient)
     grad_times[:-1].sub_(gradient)
@@ -53,8 +56,7 @@ def smoothness(times: Tensor, grad_times: Tensor, weight: float, *, is_complex: 
 
 
 def _parts(tensor: Tensor, is_complex: bool) -> tuple[Tensor, ...]:
-    half = tensor.shape[1] // 2
-    return (tensor[:, :half], tensor[:, half:]) if is_complex else (tensor,)
+    return tensor.chunk(2, 1) if is_complex else (tensor,)
 
 
 def _modulus(factor: Tensor) -> Tensor:

@@ -1,4 +1,3 @@
-# Its bytes are told by memplan/memory/programs/evaluation.py.
 """Filtered ranking: every query against all entities, in chunks as planned, without a loop over queries.
 
 A query's rank is 1 + the candidates that score higher + half of those that tie, over all entities but the other known
@@ -23,16 +22,13 @@ from memplan.workload import Workload
 from tkbc.data.dataset import FilterIndex, with_reciprocals
 from tkbc.data.ids import Ids
 from tkbc.data.intervals import IntervalIndex
-from tkbc.models import Batch, Model
+from tkbc.models import Model
+from tkbc.ranking.rivals import Excluded, rivals
 from tkbc.ranking.transfer import host_room, on_host, send
 from tkbc.scoring import PairwiseScore
-from tkbc.scoring.chunks import chunk_view, collect_label_scores
 from tkbc.step.waiting import synchronize, waiting
 
 Filter = FilterIndex | IntervalIndex
-
-FILTER_PIECE = 8192
-"""Filtered (query, entity) pairs handed to the device at a time: fixed, so that memory does not follow the data."""
 
 Pairs = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 """Rows and tails, (m,) each."""
@@ -149,47 +145,11 @@ def _count_rivals(
 
     NaN where a score is. On CUDA the numbers are there once the device is done.
     """
-    n_queries, n_entities, chunk_size = len(queries), workload.n_entities, workload.eval_chunk_size
-    device = workload.device
-    ids = torch.empty((4, n_queries), dtype=torch.int32, device=device)
+    chunk_size, device = workload.eval_chunk_size, workload.device
+    excluded = _in_order(_other_tails(queries, filter_index), chunk_size, workload.n_entities, device)
+    ids = torch.empty((4, len(queries)), dtype=torch.int32, device=device)
     send(np.ascontiguousarray(queries.T), ids)
-
-    query = model.encode(Batch(*ids)).query
-    labels = ids[2].long()
-    filtered = _Filtered(_other_tails(queries, filter_index), chunk_size, n_entities, device)
-    buffer = torch.empty((n_queries, chunk_size), device=device) if score.needs_buffer else None
-    target = torch.zeros(n_queries, device=device)
-    counts = torch.zeros((2, n_queries), dtype=torch.float64, device=device)
-    signs, untied = counts
-
-    def scores_of(start: int) -> Tensor:
-        chunk = model.entity.detach()[start : start + chunk_size]
-        return score.forward(query, chunk, chunk_view(buffer, n_queries, len(chunk)), grad=False)
-
-    starts = range(0, n_entities, chunk_size)
-    scores = None
-    for start in starts:
-        scores = scores_of(start)
-        collect_label_scores(scores, labels, start, target)
-    for at, start in enumerate(starts):
-        if len(starts) > 1 or scores is None:
-            # Free the last chunk's scores first: without a buffer two would live at once.
-            scores = None
-            scores = scores_of(start)
-        # 0 where all is well, NaN where a score is NaN or overflowed: sign() below would pass NaN off as a tie.
-        largest = scores.amax(1)
-        untied.add_(largest.sub_(largest))
-        del largest
-        filtered.exclude(scores, at)
-        # In place: 1 where a rival scores higher, 0 where it ties, -1 where lower. Two sums then count all three
-        # without a table of booleans. Sums of ones are exact in float32 below 2^24 candidates a chunk.
-        scores.sub_(target[:, None]).sign_()
-        signs.add_(scores.sum(1))
-        untied.add_(scores.abs_().sum(1))
-    signs.add_(untied).div_(2)  # higher
-    # The target ties with itself: it is one of the ties counted here, and not one of its own rivals.
-    untied.neg_().add_(n_entities - 1)  # ties
-    into.copy_(counts, non_blocking=True)
+    into.copy_(rivals(model, score, ids, excluded, chunk_size), non_blocking=True)
 
 
 def _other_tails(queries: Ids, filter_index: Filter) -> Pairs:
@@ -199,32 +159,13 @@ def _other_tails(queries: Ids, filter_index: Filter) -> Pairs:
     return row[others], tail[others]
 
 
-class _Filtered:
-    """A batch's known true tails, excluded chunk after chunk through one buffer of ``FILTER_PIECE`` positions.
-
-    All positions lie on the host in the order in which the chunks ask for them. The buffer holds a piece of them at a
-    time, so a batch takes as few copies as its pairs fill pieces, mostly one, however many chunks there are.
-    """
-
-    def __init__(self, pairs: Pairs, chunk_size: int, n_entities: int, device: str) -> None:
-        row, tail = pairs
-        chunk = tail // chunk_size
-        order = np.argsort(chunk, kind="stable")
-        row, tail, chunk = row[order], tail[order], chunk[order]
-        start = chunk * chunk_size
-        width = np.minimum(chunk_size, n_entities - start)
-        self._ends = np.searchsorted(chunk, np.arange(-(-n_entities // chunk_size)), side="right")
-        self._positions = on_host(row * width + tail - start, device)
-        self._piece = torch.empty(FILTER_PIECE, dtype=torch.int64, device=device)
-        self._done = 0
-
-    def exclude(self, scores: Tensor, chunk: int) -> None:
-        """Set the scores of chunk number ``chunk``, (b, c), to −inf at its pairs; call it for chunk after chunk."""
-        while self._done < self._ends[chunk]:
-            at = self._done % FILTER_PIECE
-            if at == 0:
-                piece = self._positions[self._done : self._done + FILTER_PIECE]
-                self._piece[: len(piece)].copy_(piece, non_blocking=True)
-            last = min(at + int(self._ends[chunk]) - self._done, FILTER_PIECE)
-            scores.view(-1).index_fill_(0, self._piece[at:last], -torch.inf)
-            self._done += last - at
+def _in_order(pairs: Pairs, chunk_size: int, n_entities: int, device: str) -> Excluded:
+    """Return the pairs as positions in their chunks' scores, on the host, in the order of the chunks."""
+    row, tail = pairs
+    chunk = tail // chunk_size
+    order = np.argsort(chunk, kind="stable")
+    row, tail, chunk = row[order], tail[order], chunk[order]
+    start = chunk * chunk_size
+    width = np.minimum(chunk_size, n_entities - start)
+    ends = np.searchsorted(chunk, np.arange(-(-n_entities // chunk_size)), side="right")
+    return Excluded(on_host(row * width + tail - start, device), ends.tolist())

@@ -12,19 +12,21 @@ time and recomputes in backward, ``fused`` builds no tensor larger than the scor
 
 from __future__ import annotations
 
-from importlib.metadata import version
-from typing import Protocol
-
-import torch
-from torch import Tensor
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
 from memplan.errors import MemplanError, UsageError
-from memplan.workload import DeviceType, Precision, Score, Scoring
+from memplan.workload import DeviceType, Precision, Score, Scoring, Workload
 from memplan.workload.rules import require
 from tkbc.scoring.dot_fused import FusedDot
+from tkbc.scoring.l1_cpu import L1OnCpu
+from tkbc.scoring.l1_cuda import L1OnCuda
 from tkbc.scoring.l2_fused import FusedL2
 from tkbc.scoring.plain import Chunked, Materialized
-from tkbc.scoring.rounded import HALF_TYPES, Rounded
+from tkbc.scoring.rounded import Rounded
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class PairwiseScore(Protocol):
@@ -78,7 +80,9 @@ def _fused_l1(device: DeviceType, threads: int, precision: Precision) -> Pairwis
             f"scoring 'fused' of the l1 score cannot run on cuda: {error}; Triton comes with PyTorch's CUDA builds for "
             "Linux. Install it, or use --scoring chunked"
         ) from None
-    on_cuda = TritonL1(HALF_TYPES.get(precision, torch.float32))
+    import torch
+
+    on_cuda = TritonL1(precision)
     try:
         on_cuda.compile(device)
     except (MemplanError, torch.OutOfMemoryError):
@@ -99,6 +103,10 @@ def _first_line(error: Exception) -> str:
 
 
 def _gpu_and_versions() -> str:
+    from importlib.metadata import version
+
+    import torch
+
     major, minor = torch.cuda.get_device_capability()
     return (
         f"{torch.cuda.get_device_name()}, compute capability {major}.{minor}, torch {torch.__version__}, triton "
@@ -123,13 +131,29 @@ def make_score(
         MemplanError: its kernels do not compile, start or compute the formula on this GPU.
     """
     require(score, scoring, device)
+    return _make(score, scoring, precision, lambda: _fused_l1(device, threads, precision))
+
+
+def score_without_kernels(workload: Workload) -> PairwiseScore:
+    """Return a workload's score over tensors that hold no numbers: kernels allocate what they do and are not run."""
+
+    def fused_l1() -> PairwiseScore:
+        if workload.device == "cuda":
+            return L1OnCuda(workload.precision)
+        on_cpu = L1OnCpu(workload.threads)
+        return on_cpu if workload.precision == "fp32" else Rounded(on_cpu, workload.precision)
+
+    return _make(workload.score, workload.scoring, workload.precision, fused_l1)
+
+
+def _make(score: Score, scoring: Scoring, precision: Precision, fused_l1: Callable[[], PairwiseScore]) -> PairwiseScore:
     if scoring == "chunked":
-        return Chunked(score, HALF_TYPES.get(precision))
+        return Chunked(score, precision)
     if scoring == "materialized":
-        return Materialized(score, HALF_TYPES.get(precision))
+        return Materialized(score, precision)
     match score:
         case "l1":
-            return _fused_l1(device, threads, precision)
+            return fused_l1()
         case "l2":
             fused: PairwiseScore = FusedL2()
         case "dot":

@@ -1,10 +1,22 @@
-# Its bytes are told by memplan/memory/programs/chunks.py.
 """Walking the entity table in chunks: what the loss and the evaluation share."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
+
+from tkbc.tensors import named, torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tkbc.scoring import PairwiseScore
+
+
+def new_buffer(score: PairwiseScore, entities: Tensor, n_queries: int, chunk_size: int, name: str) -> Tensor | None:
+    """Return room for the (b, C) scores of a chunk, of the entities' type, for a score that writes into it."""
+    if not score.needs_buffer:
+        return None
+    return named(name, entities.new_empty((n_queries, chunk_size)), "scores")
 
 
 def chunk_view(buffer: Tensor | None, n_queries: int, n_candidates: int) -> Tensor | None:
@@ -18,12 +30,16 @@ def label_positions(labels: Tensor, start: int, n_candidates: int) -> tuple[Tens
     Shapes:
         labels: (b,) int64; returns columns clamped to the chunk, (b,) int64, and (b,) bool.
     """
-    position = labels - start
-    inside = (position >= 0) & (position < n_candidates)
+    position = named("positions of the labels", labels - start)
+    not_before = named("labels at or after the chunk's start", position >= 0)
+    inside = named(
+        "labels inside the chunk", not_before & named("labels before the chunk's end", position < n_candidates)
+    )
     return position.clamp_(0, n_candidates - 1), inside
 
 
 def collect_label_scores(scores: Tensor, labels: Tensor, start: int, into: Tensor) -> None:
     """Write the score of each label that lies in this chunk of scores, (b, c), to ``into``, (b,)."""
     position, inside = label_positions(labels, start, scores.shape[1])
-    torch.where(inside, scores.gather(1, position[:, None])[:, 0], into, out=into)
+    found = named("scores found", scores.gather(1, position[:, None])[:, 0])
+    torch.where(inside, found, into, out=into)

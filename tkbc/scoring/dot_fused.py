@@ -1,12 +1,14 @@
-# Its bytes are told by memplan/memory/programs/scoring.py: none.
 """The dot score without a temporary: products written into, and added to, tensors that are already there."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from tkbc.scoring.softmax_torch import TorchSoftmax
+from tkbc.tensors import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class FusedDot(TorchSoftmax):

@@ -1,4 +1,3 @@
-# Its bytes are told by memplan/memory/programs/scoring.py.
 """The weighted L1 score on the CPU, fused: numba kernels that never build a (b, ·, d) tensor.
 
 The entities are cut into one span a thread and each span into tiles. A tile's rows are copied transposed, (d, tile), so
@@ -21,23 +20,14 @@ import torch
 from numba.extending import overload
 from torch import Tensor
 
+from tkbc.scoring.l1_cpu import L1OnCpu
 from tkbc.scoring.softmax_numba import exp_rows, log_sum_exp_rows, softmax_rows
 from tkbc.scoring.softmax_torch import TorchSoftmax
-
-TILE = 720
-"""Entities a tile: at d = 100 the tile and its gradient take 576 KB and stay in a core's L2 cache."""
 
 # Reordering sums and contracting multiply-adds is safe here; assuming that no NaN occurs is not, since a diverged run
 # must show its NaN.
 _FASTMATH = {"reassoc", "contract", "nsz"}
 _SIGN_BIT = np.int32(-(2**31))
-
-
-def geometry(n_candidates: int, threads: int) -> tuple[int, int]:
-    """Return (parts, tile): the threads that get work and the width of their tiles, for ``n_candidates`` entities."""
-    parts = min(threads, -(-n_candidates // TILE))
-    span = -(-n_candidates // parts)
-    return parts, min(TILE, span)
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)  # pragma: no cover
@@ -186,54 +176,35 @@ def _backward(
                 grad_e[first + j, k] += grads[k, j]
 
 
-class NumbaL1(TorchSoftmax):
+class NumbaL1(L1OnCpu):
     """−Σ_k |a_k − w_k e_k| and its gradients on the CPU, ``threads`` spans of entities at a time."""
 
-    needs_buffer = True
-    keeps_scores = True
-
     def __init__(self, threads: int) -> None:
-        self.threads = threads
+        super().__init__(threads)
         # Kernels release the GIL; plain threads avoid numba's threading layers and their start-up and fork rules.
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="l1") if threads > 1 else None
 
-    def forward(self, query: tuple[Tensor, ...], entities: Tensor, out: Tensor | None, *, grad: bool) -> Tensor:
-        """Write the (b, c) scores into ``out`` and return it (``grad`` changes nothing: no graph is kept)."""
-        del grad
-        a, w = query
-        assert out is not None
-        n_candidates, rank = entities.shape
-        parts, tile = geometry(n_candidates, self.threads)
-        packed = entities.new_empty((parts, rank, tile))
-        a_, w_, e_, out_, packed_ = (t.detach().numpy() for t in (a, w, entities, out, packed))
+    def _forward(self, query: tuple[Tensor, ...], entities: Tensor, out: Tensor, packed: Tensor) -> None:
+        a_, w_, e_, out_, packed_ = (t.detach().numpy() for t in (*query, entities, out, packed))
 
         def work(part: int, start: int, stop: int) -> None:
             _forward(a_, w_, e_, out_, start, stop, packed_[part])
 
-        self._run(work, n_candidates, parts)
-        return out
+        self._run(work, len(entities), len(packed))
 
-    def backward(
+    def _backward(
         self,
         query: tuple[Tensor, ...],
         entities: Tensor,
         grad_scores: Tensor,
         grad_query: tuple[Tensor, ...],
         grad_entities: Tensor,
+        scratch: tuple[Tensor, Tensor, Tensor],
     ) -> None:
-        """Add the gradients of Σ grad_scores · scores to ``grad_query`` and ``grad_entities``."""
-        a, w = query
-        grad_a, grad_w = grad_query
-        n_candidates, rank = entities.shape
-        parts, tile = geometry(n_candidates, self.threads)
-        packed = entities.new_empty((parts, rank, tile))
-        packed_grads = entities.new_empty((parts, rank, tile))
-        # Part 0 adds straight to the result; the others get tables of their own, added in order below.
-        # In numpy, not PyTorch, whose threads would go on spinning into the kernel's time (softmax_numba says more).
-        others = entities.new_empty((2, parts - 1, *a.shape))
-        a_, w_, e_, g_, grad_e_ = (t.detach().numpy() for t in (a, w, entities, grad_scores, grad_entities))
-        packed_, packed_grads_, others_ = packed.numpy(), packed_grads.numpy(), others.numpy()
-        grad_a_, grad_w_ = grad_a.numpy(), grad_w.numpy()
+        a_, w_, e_, g_, grad_e_ = (t.detach().numpy() for t in (*query, entities, grad_scores, grad_entities))
+        packed_, packed_grads_, others_ = (t.numpy() for t in scratch)
+        grad_a_, grad_w_ = (t.numpy() for t in grad_query)
+        parts = len(packed_)
 
         def work(part: int, start: int, stop: int) -> None:
             if part == 0:
@@ -244,7 +215,8 @@ class NumbaL1(TorchSoftmax):
                 to_w.fill(0)
             _backward(a_, w_, e_, g_, to_a, to_w, grad_e_, start, stop, packed_[part], packed_grads_[part])
 
-        self._run(work, n_candidates, parts)
+        self._run(work, len(entities), parts)
+        # In numpy, not PyTorch, whose threads would go on spinning into the kernel's time (softmax_numba says more).
         for part in range(parts - 1):
             np.add(grad_a_, others_[0, part], out=grad_a_)
             np.add(grad_w_, others_[1, part], out=grad_w_)
@@ -252,8 +224,8 @@ class NumbaL1(TorchSoftmax):
     def softmax_(self, scores: Tensor) -> Tensor:
         """Turn each row of the scores into probabilities, in place; return its log-sum-exp, (b,)."""
         if scores.dtype != torch.float32:
-            return super().softmax_(scores)
-        log_sum_exp = scores.new_empty(len(scores))
+            return TorchSoftmax().softmax_(scores)
+        log_sum_exp = super().softmax_(scores)
         scores_, log_sum_exp_ = scores.numpy(), log_sum_exp.numpy()
         self._run(lambda _, start, stop: softmax_rows(scores_, log_sum_exp_, start, stop), len(scores))
         return log_sum_exp
@@ -262,7 +234,7 @@ class NumbaL1(TorchSoftmax):
         """Return each row's log-sum-exp, (b,); the scores stay (in float32)."""
         if scores.dtype != torch.float32:
             return scores.logsumexp(1)
-        log_sum_exp = scores.new_empty(len(scores))
+        log_sum_exp = super().log_sum_exp_(scores)
         scores_, log_sum_exp_ = scores.numpy(), log_sum_exp.numpy()
         self._run(lambda _, start, stop: log_sum_exp_rows(scores_, log_sum_exp_, start, stop), len(scores))
         return log_sum_exp
@@ -270,7 +242,7 @@ class NumbaL1(TorchSoftmax):
     def exp_(self, scores: Tensor, shift: Tensor) -> None:
         """Turn the scores into exp(score − shift of its row), in place."""
         if scores.dtype != torch.float32:
-            super().exp_(scores, shift)
+            TorchSoftmax().exp_(scores, shift)
             return
         scores_, shift_ = scores.numpy(), shift.numpy()
         self._run(lambda _, start, stop: exp_rows(scores_, shift_, start, stop), len(scores))

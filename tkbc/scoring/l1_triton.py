@@ -1,4 +1,3 @@
-# Its bytes are told by memplan/memory/programs/l1_cuda.py, whose sizes it takes.
 """The weighted L1 score on CUDA, fused: Triton kernels that build no (b, ·, d) tensor.
 
 Each kernel keeps a tile of its results in registers and walks over the axis that they lack: scores over dimensions,
@@ -25,10 +24,10 @@ import triton
 from torch import Tensor
 
 from memplan.errors import MemplanError
-from memplan.memory.programs.l1_cuda import DIMENSIONS, SPAN, TILE, VECTOR, columns, parts_of, row_width
 from tkbc.scoring.kernels.forward import forward
 from tkbc.scoring.kernels.to_entities import to_entities
 from tkbc.scoring.kernels.to_queries import add_others, to_queries
+from tkbc.scoring.l1_cuda import DIMENSIONS, SPAN, TILE, VECTOR, L1OnCuda, row_width
 from tkbc.scoring.softmax_triton import TritonSoftmax
 
 UNROLL = 2
@@ -38,56 +37,30 @@ WARPS = 4
 ADD_BLOCK = 1024
 
 
-class TritonL1(TritonSoftmax):
-    """−Σ_k |a_k − w_k e_k| and its gradients on CUDA: inputs rounded to ``dtype``, results and sums float32."""
+class TritonL1(TritonSoftmax, L1OnCuda):
+    """−Σ_k |a_k − w_k e_k| and its gradients on CUDA: inputs rounded to a half precision or not, the rest float32."""
 
-    needs_buffer = True
-
-    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
-        self.dtype = dtype
-
-    def forward(self, query: tuple[Tensor, ...], entities: Tensor, out: Tensor | None, *, grad: bool) -> Tensor:
-        """Write the (b, c) scores into ``out`` and return it (``grad`` changes nothing: no graph is kept)."""
-        del grad
-        assert out is not None
-        a, w = query
-        n_queries, n_entities, rank = len(a), *entities.shape
-        packed_a, negative_w, packed_e = (
-            self._transposed(a),
-            self._transposed(w, negative=True),
-            self._transposed(entities),
-        )
+    def _forward(
+        self, packed: tuple[Tensor, Tensor, Tensor], out: Tensor, n_queries: int, n_entities: int, rank: int
+    ) -> None:
         forward[(triton.cdiv(n_queries, TILE) * triton.cdiv(n_entities, TILE),)](
-            packed_a, negative_w, packed_e, out, n_queries, n_entities, rank,
-            packed_a.shape[1] // VECTOR, packed_e.shape[1] // VECTOR,
+            *packed, out, n_queries, n_entities, rank,
+            packed[0].shape[1] // VECTOR, packed[2].shape[1] // VECTOR,
             QUERIES=TILE, ENTITIES=TILE, UNROLL=UNROLL, num_warps=WARPS,
         )  # fmt: skip
-        return out
-
-    def backward(
-        self,
-        query: tuple[Tensor, ...],
-        entities: Tensor,
-        grad_scores: Tensor,
-        grad_query: tuple[Tensor, ...],
-        grad_entities: Tensor,
-    ) -> None:
-        """Add the gradients of Σ grad_scores · scores at the rounded inputs to ``grad_query`` and ``grad_entities``."""
-        rows = tuple(self._rows(tensor) for tensor in (*query, entities))
-        grad_scores = grad_scores.contiguous()
-        sizes = (len(grad_scores), *entities.shape, row_width(entities.shape[1]) // VECTOR)
-        self._to_queries(rows, grad_scores, grad_query, sizes)
-        self._to_entities(rows, grad_scores, grad_entities, sizes)
 
     def _to_queries(
-        self, rows: tuple[Tensor, ...], grad_scores: Tensor, grad_query: tuple[Tensor, ...], sizes: tuple[int, ...]
+        self,
+        rows: tuple[Tensor, ...],
+        grad_scores: Tensor,
+        grad_query: tuple[Tensor, ...],
+        others: Tensor | None,
     ) -> None:
-        n_queries, n_entities, rank, _ = sizes
-        parts = parts_of(n_queries, n_entities, rank)
-        others = grad_scores.new_empty((parts - 1, 2, n_queries, rank)) if parts > 1 else None
+        (n_queries, n_entities), rank = grad_scores.shape, grad_query[0].shape[1]
+        parts = 1 if others is None else 1 + len(others)
         to_queries[(triton.cdiv(rank, DIMENSIONS) * triton.cdiv(n_queries, TILE) * parts,)](
             *rows, grad_scores, *grad_query, grad_query[0] if others is None else others,
-            *sizes, triton.cdiv(n_entities, parts),
+            n_queries, n_entities, rank, row_width(rank) // VECTOR, triton.cdiv(n_entities, parts),
             QUERIES=TILE, DIMENSIONS=DIMENSIONS, UNROLL=UNROLL, num_warps=WARPS,
         )  # fmt: skip
         if others is not None:
@@ -96,33 +69,12 @@ class TritonL1(TritonSoftmax):
                 *grad_query, others, elements, parts - 1, BLOCK=ADD_BLOCK, num_warps=WARPS
             )
 
-    def _to_entities(
-        self, rows: tuple[Tensor, ...], grad_scores: Tensor, grad_entities: Tensor, sizes: tuple[int, ...]
-    ) -> None:
-        _, n_entities, rank, _ = sizes
+    def _to_entities(self, rows: tuple[Tensor, ...], grad_scores: Tensor, grad_entities: Tensor) -> None:
+        n_entities, rank = grad_entities.shape
         to_entities[(triton.cdiv(rank, DIMENSIONS) * triton.cdiv(n_entities, TILE),)](
-            *rows, grad_scores, grad_entities, *sizes,
+            *rows, grad_scores, grad_entities, len(grad_scores), n_entities, rank, row_width(rank) // VECTOR,
             ENTITIES=TILE, DIMENSIONS=DIMENSIONS, UNROLL=UNROLL, num_warps=WARPS,
         )  # fmt: skip
-
-    def _transposed(self, tensor: Tensor, *, negative: bool = False) -> Tensor:
-        """Return a copy, (rank, columns), rounded; what stands in columns beyond the rows is left as it comes."""
-        packed = tensor.new_empty((tensor.shape[1], columns(len(tensor))), dtype=self.dtype)
-        used = packed[:, : len(tensor)]
-        if negative:
-            torch.mul(tensor.T, -1, out=used)
-        else:
-            used.copy_(tensor.T)
-        return packed
-
-    def _rows(self, tensor: Tensor) -> Tensor:
-        """Return the tensor, rounded, with rows that begin at whole vectors: itself where it is so already."""
-        rank = tensor.shape[1]
-        if tensor.dtype == self.dtype and rank % VECTOR == 0:
-            return tensor.contiguous()
-        rows = tensor.new_empty((len(tensor), row_width(rank)), dtype=self.dtype)
-        rows[:, :rank].copy_(tensor)
-        return rows
 
     def compile(self, device: str) -> None:
         """Compile the kernels and check them once against the formula: a shape that fills no tile, in two parts.
@@ -133,7 +85,7 @@ class TritonL1(TritonSoftmax):
         generator = torch.Generator(device).manual_seed(0)
         n = 2 * SPAN + 17
         a, w, e, g = (
-            torch.randn(shape, generator=generator, device=device).to(self.dtype).float()
+            torch.randn(shape, generator=generator, device=device).to(getattr(torch, self.dtype)).float()
             for shape in ((3, 5), (3, 5), (n, 5), (3, n))
         )
         difference = a[:, None] - w[:, None] * e

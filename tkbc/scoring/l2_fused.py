@@ -1,4 +1,3 @@
-# Its bytes are told by memplan/memory/programs/scoring.py (``_fused_l2_*``).
 """The weighted L2 score without a (b, ·, d) tensor: unlike an absolute value, a square opens into matrix products.
 
 −Σ_k (a_k − w_k e_k)² = 2 (a∘w) · e − w² · e² − ‖a‖². The three parts are larger than their sum where a and w∘e are
@@ -7,10 +6,13 @@ close, so its error is relative to them: about 1e-6 of ‖a‖² + ‖w∘e‖²
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from tkbc.scoring.softmax_torch import TorchSoftmax
+from tkbc.tensors import named, torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class FusedL2(TorchSoftmax):
@@ -23,14 +25,14 @@ class FusedL2(TorchSoftmax):
         del grad
         a, w = query
         assert out is not None
-        factor = a * w
+        factor = named("a ∘ w, then w², then a²", a * w)
         torch.mm(factor, entities.T, out=out)
-        squares = entities.square()
+        squares = named("squares of entities", entities.square())
         torch.mul(w, w, out=factor)
         out.addmm_(factor, squares.T, beta=2, alpha=-1)
         del squares
         torch.mul(a, a, out=factor)
-        return out.sub_(factor.sum(1)[:, None])
+        return out.sub_(named("‖a‖²", factor.sum(1))[:, None])
 
     def backward(
         self,
@@ -44,13 +46,15 @@ class FusedL2(TorchSoftmax):
         a, w = query
         grad_a, grad_w = grad_query
         # ∂a = 2 w ∘ (G E) − 2 a ∘ Σ_n G and ∂w = 2 a ∘ (G E) − 2 w ∘ (G E²)
-        product = grad_scores @ entities
+        product = named("G · E, then G · E², then a ∘ w, then w²", grad_scores @ entities)
         grad_a.addcmul_(w, product, value=2)
         grad_w.addcmul_(a, product, value=2)
-        squares = entities.square()
+        squares = named("squares of entities, then Gᵀ · w²", entities.square())
         torch.mm(grad_scores, squares, out=product)
         grad_w.addcmul_(w, product, value=-2)
-        grad_a.addcmul_(a, grad_scores.sum(1)[:, None], value=-2)
+        sums = named("sums of the scores' gradient", grad_scores.sum(1))
+        grad_a.addcmul_(a, sums[:, None], value=-2)
+        del sums
         # ∂E = 2 Gᵀ (a ∘ w) − 2 E ∘ (Gᵀ w²)
         torch.mul(a, w, out=product)
         grad_entities.addmm_(grad_scores.T, product, alpha=2)

@@ -1,4 +1,3 @@
-# Its bytes are told by memplan/memory/programs/scoring.py (``_rounded``).
 """Half precision: the score's inputs are rounded to bfloat16 or float16, everything after that is float32.
 
 Parameters, optimizer state, scores and gradients stay float32, so nothing underflows and no loss scaling is needed.
@@ -8,15 +7,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
 from memplan.workload import Precision
+from tkbc.tensors import named, of_type
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from memplan.memory.ledger import DType
     from tkbc.scoring import PairwiseScore
 
-HALF_TYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
+HALF_TYPES: dict[Precision, DType] = {"bf16": "bfloat16", "fp16": "float16"}
 
 
 class Rounded:
@@ -36,7 +36,8 @@ class Rounded:
 
     def forward(self, query: tuple[Tensor, ...], entities: Tensor, out: Tensor | None, *, grad: bool) -> Tensor:
         """Return the (b, c) scores of the rounded inputs."""
-        return self.inner.forward(tuple(self._round(q) for q in query), self._round(entities), out, grad=grad)
+        rounded = tuple(self._round(q, "query") for q in query)
+        return self.inner.forward(rounded, self._round(entities, "entities"), out, grad=grad)
 
     def backward(
         self,
@@ -47,8 +48,8 @@ class Rounded:
         grad_entities: Tensor,
     ) -> None:
         """Add the gradients at the rounded inputs to ``grad_query`` and ``grad_entities``."""
-        rounded = tuple(self._round(q) for q in query)
-        self.inner.backward(rounded, self._round(entities), grad_scores, grad_query, grad_entities)
+        rounded = tuple(self._round(q, "query") for q in query)
+        self.inner.backward(rounded, self._round(entities, "entities"), grad_scores, grad_query, grad_entities)
 
     def softmax_(self, scores: Tensor) -> Tensor:
         """Turn each row of the scores into probabilities, in place; return its log-sum-exp, (b,)."""
@@ -71,5 +72,6 @@ class Rounded:
         """Free what a forward kept for its backward."""
         self.inner.forget()
 
-    def _round(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.dtype).to(tensor.dtype)
+    def _round(self, tensor: Tensor, name: str) -> Tensor:
+        half = named(f"{name} in half precision", tensor.to(of_type(tensor, self.dtype)))
+        return named(f"{name}, rounded", half.to(tensor.dtype))

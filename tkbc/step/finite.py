@@ -1,24 +1,24 @@
-# Its bytes are told by memplan/memory/programs/step.py (``_check_numbers``).
 """Numbers gone wrong: an infinite or undefined loss, gradient or table stops a run before it is kept."""
 
 from __future__ import annotations
 
 import math
-
-import torch
-from torch import Tensor
-from torch.nn.utils import get_total_norm
+from typing import TYPE_CHECKING
 
 from memplan.errors import NotFiniteError
 from tkbc.models.base import gradient
-from tkbc.step.trainer import Trainer
+from tkbc.step.stepper import Stepper
 from tkbc.step.waiting import Wait, waiting
+from tkbc.tensors import named, torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CHECK_STEPS = 50
 """On CUDA the check waits for the device, so only every this many steps are checked."""
 
 
-def check_step(trainer: Trainer, where: str, way_out: str) -> None:
+def check_step(trainer: Stepper, where: str, way_out: str) -> None:
     """Check loss, penalty and gradients of the step under way, before a table has changed.
 
     On the CPU every step is checked. On CUDA every ``CHECK_STEPS``-th is, and a number that went wrong in between is
@@ -33,7 +33,7 @@ def check_step(trainer: Trainer, where: str, way_out: str) -> None:
     _check("check of a step", trainer, trainer.totals[1], gradients, where, way_out)
 
 
-def check_tables(trainer: Trainer, where: str, way_out: str) -> tuple[float, float]:
+def check_tables(trainer: Stepper, where: str, way_out: str) -> tuple[float, float]:
     """Check loss, tables and optimizer state before they are written to a checkpoint; return the sums of the epoch.
 
     Those are of loss and N3 penalty, over the epoch's finished steps.
@@ -41,18 +41,18 @@ def check_tables(trainer: Trainer, where: str, way_out: str) -> tuple[float, flo
     Raises:
         NotFiniteError: one is not finite; names ``where`` and the tensors, and ends with ``way_out``.
     """
-    tables = [(f"the table {name}", table.detach()) for name, table in trainer.model.named_parameters()]
+    tables = [(f"the table {name}", table) for name, table in trainer.model.named_parameters()]
     moments = [
         (f"the optimizer's {key} of {name}", value)
         for name, table in trainer.model.named_parameters()
         for key, value in trainer.optimizer.state[table].items()
-        if isinstance(value, Tensor) and key != "step"
+        if key != "step"
     ]
     return _check("check of the tables", trainer, trainer.totals[0], [*tables, *moments], where, way_out)
 
 
 def _check(
-    what: Wait, trainer: Trainer, totals: Tensor, named: list[tuple[str, Tensor]], where: str, way_out: str
+    what: Wait, trainer: Stepper, totals: Tensor, named: list[tuple[str, Tensor]], where: str, way_out: str
 ) -> tuple[float, float]:
     on_cuda = trainer.workload.device == "cuda"
     with waiting(what):
@@ -73,8 +73,8 @@ def _check(
 
 def _in_one_transfer(totals: Tensor, tensors: list[Tensor]) -> list[float]:
     """Return two totals and the 2-norm of all the tensors, by way of one tensor: the host waits once."""
-    norm = get_total_norm(tensors)
-    found = totals.new_empty(3)
+    norm = torch.nn.utils.get_total_norm(tensors)
+    found = named("numbers to check", totals.new_empty(3))
     found[:2].copy_(totals)
     found[2].copy_(norm)
     numbers: list[float] = found.tolist()
@@ -84,6 +84,5 @@ def _in_one_transfer(totals: Tensor, tensors: list[Tensor]) -> list[float]:
 def _is_finite(tensor: Tensor) -> bool:
     # The 2-norm is NaN or infinite where an element is, and takes one number of memory. Finite elements beyond 1e19
     # overflow it too: those are looked at one by one.
-    return math.isfinite(torch.linalg.vector_norm(tensor).item()) or math.isfinite(
-        torch.linalg.vector_norm(tensor, torch.inf).item()
-    )
+    norm = torch.linalg.vector_norm
+    return any(math.isfinite(named("norm of a gradient", norm(tensor, order)).item()) for order in (2, math.inf))

@@ -1,16 +1,18 @@
-# Its bytes are told by memplan/memory/programs/loss.py.
 """Softmax cross-entropy over all entities (or all timestamps), streamed over chunks of them: value and gradients."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from tkbc.scoring import PairwiseScore
-from tkbc.scoring.chunks import chunk_view, collect_label_scores, label_positions
+from tkbc.scoring.chunks import chunk_view, collect_label_scores, label_positions, new_buffer
+from tkbc.tensors import each, named, torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PhaseMarker = Callable[[str], AbstractContextManager[object]]
 
@@ -49,25 +51,25 @@ def softmax_cross_entropy(
     """
     n_queries, n_entities = len(labels), len(entities)
     one_chunk = chunk_size >= n_entities
+    starts = range(0, n_entities, chunk_size)
     with phase("score"):
-        buffer = entities.new_empty((n_queries, chunk_size)) if score.needs_buffer else None
-        log_sum_exp = entities.new_full((n_queries,), -torch.inf)
-        label_score = torch.zeros_like(log_sum_exp)
-        for start in range(0, n_entities, chunk_size):
+        buffer = new_buffer(score, entities, n_queries, chunk_size, "scores, then their gradient")
+        log_sum_exp = named("log-sum-exp", entities.new_full((n_queries,), -math.inf))
+        label_score = named("scores of the labels", torch.zeros_like(log_sum_exp))
+        for start in each(starts, entities):
             chunk = entities[start : start + chunk_size]
             scores = score.forward(query, chunk, chunk_view(buffer, n_queries, len(chunk)), grad=one_chunk)
             collect_label_scores(scores, labels, start, label_score)
             of_chunk = score.softmax_(scores) if one_chunk else score.log_sum_exp_(scores)
             torch.logaddexp(log_sum_exp, of_chunk, out=log_sum_exp)
             del of_chunk
-        losses = log_sum_exp - label_score
-        loss = (losses if weights is None else losses.mul_(weights)).sum()
+        losses = named("losses", log_sum_exp - label_score)
+        loss = named("loss", (losses if weights is None else losses.mul_(weights)).sum())
         del losses, label_score
     with phase("score backward"):
-        grad_query = tuple(torch.zeros_like(tensor) for tensor in query)
-        starts = range(0, n_entities, chunk_size)
+        grad_query = tuple(named("gradient of the query", torch.zeros_like(tensor)) for tensor in query)
         # Backwards, since the buffer may still hold the last chunk's scores.
-        for start in reversed(starts):
+        for start in reversed(each(starts, entities)):
             chunk = entities[start : start + chunk_size]
             if not one_chunk:
                 if start != starts[-1] or not score.keeps_scores:
@@ -82,4 +84,5 @@ def softmax_cross_entropy(
 
 def _subtract_one_at_labels(grad_scores: Tensor, labels: Tensor, start: int) -> None:
     position, inside = label_positions(labels, start, grad_scores.shape[1])
-    grad_scores.scatter_add_(1, position[:, None], inside.to(grad_scores.dtype).neg_()[:, None])
+    minus_ones = named("minus ones", inside.to(grad_scores.dtype)).neg_()
+    grad_scores.scatter_add_(1, position[:, None], minus_ones[:, None])

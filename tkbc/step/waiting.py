@@ -7,12 +7,10 @@ tests that count. docs/gpu.md lists the names, with how often each comes.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
-
-import torch
-from torch.profiler import record_function
 
 Wait = Literal[
     "order of an epoch",
@@ -31,9 +29,12 @@ Wait = Literal[
 @contextmanager
 def waiting(what: Wait) -> Iterator[None]:
     """Mark code that waits for the device; a profile shows it as ``wait: …``. Does nothing where CUDA is not in use."""
-    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+    if not _is_cuda_in_use():
         yield
         return
+    import torch
+    from torch.profiler import record_function
+
     mode = torch.cuda.get_sync_debug_mode()
     if mode:  # setting it says on stderr that it is a prototype: never in a run that did not ask for it
         torch.cuda.set_sync_debug_mode("default")
@@ -47,6 +48,14 @@ def waiting(what: Wait) -> Iterator[None]:
 
 def synchronize(what: Wait) -> None:
     """Wait until everything started on the device is done. Does nothing where CUDA is not in use."""
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+    if _is_cuda_in_use():
+        import torch
+
         with waiting(what):
             torch.cuda.synchronize()
+
+
+def _is_cuda_in_use() -> bool:
+    """Return whether this process has begun to use CUDA, without importing PyTorch for the question."""
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.cuda.is_initialized()

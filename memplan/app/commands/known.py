@@ -77,14 +77,14 @@ def download(
 def models(as_json: AsJson = False) -> None:
     """List the models, their scores and where each scoring runs."""
     from memplan.app.views.terminal import listing, make_console
-    from memplan.memory.programs.step import program_of
+    from memplan.memory.rehearsal import tables
 
     rows: list[dict[str, Any]] = [
         {
             "name": name,
             "scores": list(traits.scores),
             "row_floats": "2d" if traits.is_complex else "d",
-            "tables": list(program_of(_toy(name)).tables(_toy(name))),
+            "tables": list(tables(_toy(name))),
             "scorings": {
                 device: {score: available(score, device) for score in traits.scores} for device in get_args(DeviceType)
             },

@@ -19,7 +19,7 @@ from memplan.app.views.repeat import how_to_repeat
 from memplan.errors import MemplanError
 from memplan.files import read_object, write_text
 from memplan.memory.curve import curve, read_measured
-from memplan.memory.programs.step import one_step
+from memplan.memory.rehearsal import one_step
 from memplan.plan import MemoryCheck, Plan
 from memplan.units import format_bytes, format_count, format_mib_up
 from memplan.workload import PAIRRE_SETTINGS

@@ -12,12 +12,12 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from memplan.memory.programs.l1_cuda import DIMENSIONS, TILE
 from memplan.workload import Precision
 from tkbc.scoring.kernels.forward import forward
 from tkbc.scoring.kernels.softmax import exp_rows, log_sum_exp_rows, softmax_rows
 from tkbc.scoring.kernels.to_entities import to_entities
 from tkbc.scoring.kernels.to_queries import add_others, to_queries
+from tkbc.scoring.l1_cuda import DIMENSIONS, TILE
 from tkbc.scoring.l1_triton import ADD_BLOCK, UNROLL, WARPS
 from tkbc.scoring.softmax_triton import ROW_BLOCK, ROW_WARPS
 

@@ -1,0 +1,16 @@
+"""A model's tables in float64, so that errors cannot hide in rounding."""
+
+from __future__ import annotations
+
+import torch
+
+from tkbc.models import Model
+
+
+def in_float64(model: Model, *, for_autograd: bool = False) -> Model:
+    """Return ``model`` with its tables in float64, with gradients of zero, ready for autograd if asked."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.double()
+        parameter.grad = torch.zeros_like(parameter)
+        parameter.requires_grad_(for_autograd)
+    return model

@@ -1,0 +1,59 @@
+"""The step's tensors: PyTorch's, where it trains, or ghosts, where a ledger records what it would allocate.
+
+Code that is written over them imports its ``torch`` from here. It reads and is checked as PyTorch, and needs PyTorch
+only once it is given PyTorch's tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+from memplan.memory.ghost import Ghost, library_of, named
+from memplan.memory.ledger import DType
+
+__all__ = ["each", "named", "of_type", "torch"]
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+
+    class _Torch:
+        """``torch.…(tensor, …)``, taken from the library that made the first tensor."""
+
+        def __init__(self, *path: str) -> None:
+            self._path = path
+
+        def __getattr__(self, name: str) -> Any:
+            if name in {"linalg", "nn", "utils"}:
+                found: Any = _Torch(*self._path, name)
+            else:
+                found = partial(_call, attrgetter(".".join((*self._path, name))))
+            setattr(self, name, found)
+            return found
+
+    def _call(function_of: Callable[[Any], Any], first: Any, *others: Any, **options: Any) -> Any:
+        library = library_of(first[0] if isinstance(first, list) else first)
+        return function_of(library)(first, *others, **options)
+
+    torch = _Torch()
+
+
+def of_type(tensor: Tensor, dtype: DType) -> torch.dtype:
+    """Return the type of that name as the tensor's library has it."""
+    found: torch.dtype = getattr(library_of(tensor), dtype)
+    return found
+
+
+def each(starts: range, tensor: Tensor) -> Sequence[int]:
+    """Return where the parts of a loop over ``tensor`` begin, all of one size but the last.
+
+    Of ghosts, the first, and the last where it is shorter: others allocate what the first does.
+    """
+    if not isinstance(tensor, Ghost):
+        return starts
+    is_ragged = len(starts) > 1 and starts.stop - starts[-1] < starts.step
+    return [starts[0], starts[-1]] if is_ragged else [starts[0]]
