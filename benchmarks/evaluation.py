@@ -25,7 +25,7 @@ from torch import Tensor
 
 from memplan.catalog.folders import SPLITS
 from memplan.device.present import usable_threads
-from memplan.memory.estimate import estimate
+from memplan.prediction.estimate import estimate
 from memplan.workload import Workload, build_workload
 from tkbc.data import Dataset, load_dataset
 from tkbc.data.dataset import with_reciprocals

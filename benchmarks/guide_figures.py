@@ -18,7 +18,7 @@ import torch
 from memplan.catalog.datasets import find_dataset
 from memplan.catalog.guide import CLAIMS
 from memplan.catalog.recipes import find_recipe
-from memplan.memory.estimate import estimate
+from memplan.prediction.estimate import estimate
 from memplan.workload import build_workload
 from tkbc.verify import measure
 

@@ -43,7 +43,7 @@ _RUNS = ("test_disk", "test_power", "test_failed_runs", "test_resume", "test_wat
 ROOMS: dict[str, tuple[str, ...]] = {
     "memplan/memory/ledger.py": _MEMORY,
     "memplan/memory/cuda/*.py": ("test_allocator_limits", "test_allocator_rules", "test_allocator"),
-    "memplan/memory/estimate.py": ("test_ledger", "test_allocator", "test_planner", "test_memory_prediction"),
+    "memplan/prediction/estimate.py": ("test_ledger", "test_allocator", "test_planner", "test_memory_prediction"),
     "memplan/search/planner.py": ("test_search", "test_planner"),
     "memplan/search/replan.py": ("test_recovery", "test_search"),
     "memplan/search/cost.py": ("test_cost", "test_search", "test_planner"),

@@ -10,9 +10,9 @@ import pytest
 from memplan.catalog.datasets import find_dataset
 from memplan.memory.cuda import Block, CachingAllocator, OutOfDeviceMemory, replay
 from memplan.memory.cuda.environment import from_environment
-from memplan.memory.estimate import peak_of
 from memplan.memory.ledger import Ledger
-from memplan.memory.rehearsal import rehearsal, run
+from memplan.prediction.estimate import peak_of
+from memplan.prediction.rehearsal import rehearsal, run
 from memplan.workload import build_workload
 from memplan.workload.alloc_conf import AllocatorSettings
 from tests.test_cli import invoke

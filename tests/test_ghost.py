@@ -13,7 +13,7 @@ from torch import Tensor
 from memplan.ghosts import Ghosts
 from memplan.memory.ghost import UNNAMED, Ghost, named
 from memplan.memory.ledger import DType
-from memplan.memory.rehearsal import run
+from memplan.prediction.rehearsal import run
 from memplan.workload import Workload
 from tests.support.workloads import combinations
 from tkbc.tensors import each, of_type, torch

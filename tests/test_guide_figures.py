@@ -8,7 +8,7 @@ from pathlib import Path
 from memplan.catalog.datasets import find_dataset
 from memplan.catalog.guide import CLAIMS
 from memplan.catalog.recipes import find_recipe
-from memplan.memory.estimate import estimate
+from memplan.prediction.estimate import estimate
 from memplan.workload import build_workload
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from memplan.catalog.datasets import find_dataset
-from memplan.memory.rehearsal import run
+from memplan.prediction.rehearsal import run
 from memplan.workload import TRAITS, ModelName, Score, Scoring, Shape, Workload, build_workload
 from tests.test_models import SCORED
 from tkbc.verify import measure, random_workloads

@@ -12,8 +12,8 @@ from memplan.catalog.gpus import GPUS
 from memplan.device.rates import cpu_rates, gpu_rates
 from memplan.device.target import Target, resolve
 from memplan.errors import DoesNotFitError, MemplanError, UsageError
-from memplan.memory.estimate import estimate
 from memplan.plan import Plan, to_json
+from memplan.prediction.estimate import estimate
 from memplan.search.cost import seconds_per_epoch
 from memplan.search.knobs import knobs
 from memplan.search.planner import plan, plan_largest_rank

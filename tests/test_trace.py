@@ -19,7 +19,7 @@ from typer.testing import CliRunner, Result
 from memplan.app.cli import app
 from memplan.device.target import resolve
 from memplan.errors import DoesNotFitError, MemplanError, UsageError
-from memplan.memory.rehearsal import one_step
+from memplan.prediction.rehearsal import one_step
 from memplan.trace import assert_fits, trace
 from memplan.trace.attention import workspace_numbers
 from memplan.trace.fit import Range, fit, polynomial_ledger

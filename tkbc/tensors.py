@@ -11,7 +11,7 @@ from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from memplan.memory.ghost import Ghost, library_of, named
+from memplan.memory.ghost import Ghost, named
 from memplan.memory.ledger import DType
 
 __all__ = ["each", "named", "of_type", "torch"]
@@ -40,6 +40,15 @@ else:
         return function_of(library)(first, *others, **options)
 
     torch = _Torch()
+
+
+def library_of(tensor: Any) -> Any:
+    """Return what makes tensors like ``tensor``: ``torch``, or the ghost's own library."""
+    if isinstance(tensor, Ghost):
+        return tensor.library
+    import torch as found
+
+    return found
 
 
 def of_type(tensor: Tensor, dtype: DType) -> torch.dtype:

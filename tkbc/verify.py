@@ -11,8 +11,8 @@ from typing import NamedTuple, get_args
 import numpy as np
 import torch
 
-from memplan.memory.estimate import estimate
 from memplan.plan import Bytes, MemoryCheck
+from memplan.prediction.estimate import estimate
 from memplan.workload import (
     DEFAULT_WORKSPACE_BYTES,
     PRECISIONS,

@@ -14,8 +14,8 @@ from memplan.device.target import Target, resolve
 from memplan.device.workspace import DETERMINISTIC_WORKSPACE, WORKSPACE_VARIABLE, workspace_bytes
 from memplan.errors import DoesNotFitError, UsageError
 from memplan.memory.cuda.environment import from_environment
-from memplan.memory.estimate import estimate as estimate_workload
 from memplan.plan import Estimate, Plan
+from memplan.prediction.estimate import estimate as estimate_workload
 from memplan.search import planner
 from memplan.search.knobs import knobs
 from memplan.workload import TRAITS, Shape, Workload, build_workload

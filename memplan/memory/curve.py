@@ -69,11 +69,7 @@ def segments(phases: Sequence[str]) -> list[tuple[str, int, int]]:
 def aligned(points: Sequence[Point], measured: Sequence[tuple[str, int]]) -> tuple[list[float], list[int]]:
     """Return where each measured point belongs on the predicted axis: phase by phase, evenly inside each.
 
-<<<<<<< 90c6a43b24f00c0756ec725e6c7b2830d4c61f41
-    The prediction has the first micro-batch and the last, ragged one; a phase's n-th stretch is set over the measured
-=======
     The prediction holds the first micro-batch and the last, ragged one; a phase's n-th stretch is set over the measured
->>>>>>> 0cdc6184f4c510cee16781657f35106393248d0b
     n-th, its last over the measured last.
     """
     predicted = segments([point.phase for point in points])

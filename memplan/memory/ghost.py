@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from memplan.memory.ledger import ITEM_BYTES, Allocation, DType, Kind
 from memplan.memory.operators import inside, passes
@@ -371,12 +371,3 @@ def broadcast(one: Shape, other: Shape) -> Shape:
     for x, y in zip(one, other, strict=True):
         require(x == y or 1 in (x, y), one, other)
     return tuple(y if x == 1 else x for x, y in zip(one, other, strict=True))
-
-
-def library_of(tensor: Any) -> Any:
-    """Return what makes tensors like ``tensor``: ``torch``, or the ghost's own library."""
-    if isinstance(tensor, Ghost):
-        return tensor.library
-    import torch
-
-    return cast("Any", torch)

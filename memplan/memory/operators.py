@@ -114,26 +114,7 @@ def inside(ledger: Ledger, operator: str, *operand: int, **dtype: DType) -> Iter
 
 def passes(ledger: Ledger, operator: str, *operand: int, **dtype: DType) -> None:
     """Record an operator that makes no result: what it takes for itself is born and dies."""
-<<<<<<< 90c6a43b24f00c0756ec725e6c7b2830d4c61f41
-    with inside(ledger, operator, *operand, **dtype):
-        pass
-=======
     rule = getattr(OPERATORS[operator], ledger.device)
     if rule is not _nothing:
         taken = [ledger.new(name, *shape, dtype=of) for name, shape, of in rule(*operand, **dtype)]
         ledger.free(*reversed(taken))
-
-
-def workspace_bytes(capability: tuple[int, int] | None, config: str | None) -> int:
-    """Return the workspace that cuBLAS takes inside the caching allocator with a thread's first product.
-
-    ``capability``: of the device; None counts as older than Hopper. ``config``: CUBLAS_WORKSPACE_CONFIG, if it is set:
-    pairs ``:KiB:count``, added up; where there is no pair in it PyTorch takes its own default. One workspace for each
-    thread and stream that multiplies; a run multiplies on one.
-
-    Measured with PyTorch 2.14 for 7.0 to 12.1: 8,519,680 bytes below 9.0, 33,554,432 from there on.
-    """
-    default = HOPPER_WORKSPACE if capability is not None and capability >= (9, 0) else TURING_WORKSPACE
-    pairs = re.findall(r":(\d+):(\d+)", config or "") or re.findall(r":(\d+):(\d+)", default)
-    return sum(int(size) * KIB * int(count) for size, count in pairs)
->>>>>>> 0cdc6184f4c510cee16781657f35106393248d0b

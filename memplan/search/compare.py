@@ -9,8 +9,8 @@ from memplan.catalog.datasets import find_dataset
 from memplan.catalog.gpus import GPUS
 from memplan.catalog.guide import CLAIMS, Claim
 from memplan.device.target import CUDA_CONTEXT_BYTES, Target, usable_bytes
-from memplan.memory.estimate import estimate, peak_of
-from memplan.memory.rehearsal import run
+from memplan.prediction.estimate import estimate, peak_of
+from memplan.prediction.rehearsal import run
 from memplan.search.cost import seconds_per_epoch
 from memplan.workload import Shape, Workload, build_workload
 from memplan.workload.rules import obstacle, require

@@ -7,9 +7,9 @@ from typing import Any
 
 from memplan.device.target import Target
 from memplan.errors import UsageError
-from memplan.memory.estimate import peak_of
-from memplan.memory.rehearsal import run
 from memplan.plan import Knob
+from memplan.prediction.estimate import peak_of
+from memplan.prediction.rehearsal import run
 from memplan.workload import Workload, validated
 from memplan.workload.rules import available
 

@@ -8,31 +8,23 @@ is given up for search.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-<<<<<<< 90c6a43b24f00c0756ec725e6c7b2830d4c61f41
 from functools import cached_property
-from typing import Any
-=======
 from typing import TYPE_CHECKING, Any
->>>>>>> 0cdc6184f4c510cee16781657f35106393248d0b
 
 from memplan.device.target import Target
 from memplan.errors import DoesNotFitError, UsageError
-from memplan.memory.estimate import estimate, peak_of
-from memplan.memory.rehearsal import rehearsal, run
 from memplan.plan import Alternative, Plan
+from memplan.prediction.estimate import estimate, peak_of
+from memplan.prediction.rehearsal import rehearsal
 from memplan.search.cost import evaluation_seconds, seconds_per_epoch
 from memplan.search.side import Layout, Side, chunk_choices, halvings
 from memplan.units import format_bytes, format_mib_up
 from memplan.workload import MAX_RANK, Shape, Workload, build_workload
 from memplan.workload.rules import available, obstacle, preferred, require
 
-<<<<<<< 90c6a43b24f00c0756ec725e6c7b2830d4c61f41
-=======
 if TYPE_CHECKING:
     from tkbc.rehearsal import Rehearsal
 
-SMALLEST_CHUNK = 128
->>>>>>> 0cdc6184f4c510cee16781657f35106393248d0b
 LARGEST_EVALUATION = 1024
 """Queries ranked at once; more gain nothing once the kernels are busy."""
 ALTERNATIVES = 5
@@ -154,11 +146,6 @@ class Search:
             seconds_of=lambda workload: evaluation_seconds(workload, target.rates),
             budget_bytes=target.budget_bytes,
         )
-<<<<<<< 90c6a43b24f00c0756ec725e6c7b2830d4c61f41
-=======
-        self._rehearsal: Rehearsal | None = None
-        self._bytes: dict[tuple[bool, Layout], int] = {}
->>>>>>> 0cdc6184f4c510cee16781657f35106393248d0b
 
     def plan(self) -> Plan:
         """Return the fastest plan that fits; ``smallest_bytes`` is known to."""
@@ -221,25 +208,13 @@ class Search:
         return self._trained(training).model_copy(update=update)
 
     @cached_property
-    def _start(self) -> Ledger:
-        """The ledger of the setup, which is the same for every layout."""
-        return set_up(self.base)
+    def _rehearsal(self) -> Rehearsal:
+        """The setup without numbers, which is the same for every layout."""
+        return rehearsal(self.base)
 
-<<<<<<< 90c6a43b24f00c0756ec725e6c7b2830d4c61f41
     def _device_bytes(self, workload: Workload, *, training: bool = True, evaluation: bool = True) -> int:
-        ledger = run(workload, training=training, evaluation=evaluation, start=self._start)
+        ledger = self._rehearsal.run(workload, training=training, evaluation=evaluation)
         return peak_of(ledger, workload, self.target.outside_bytes).device_bytes
-=======
-    def _device_bytes(self, training: bool, layout: Layout) -> int:
-        key = (training, layout)
-        if key not in self._bytes:
-            if self._rehearsal is None:
-                self._rehearsal = rehearsal(self.base)
-            workload = self._training(layout) if training else self._workload(self._smallest()[0][1], layout)
-            ledger = self._rehearsal.run(workload, training=training, evaluation=not training)
-            self._bytes[key] = peak_of(ledger, workload, self.target.outside_bytes).device_bytes
-        return self._bytes[key]
->>>>>>> 0cdc6184f4c510cee16781657f35106393248d0b
 
     def _other_layouts(self, ordered: list[Layout], place: int) -> Iterator[Alternative]:
         """Yield what is faster than the layout in this ``place`` but does not fit, then the runners-up."""

@@ -7,9 +7,9 @@ from typing import Literal
 
 from memplan.device.target import Target
 from memplan.errors import DoesNotFitError
-from memplan.memory.estimate import peak_of
-from memplan.memory.rehearsal import run
 from memplan.plan import Plan
+from memplan.prediction.estimate import peak_of
+from memplan.prediction.rehearsal import run
 from memplan.search.cost import evaluation_seconds, seconds_per_epoch
 from memplan.search.planner import plan as search
 from memplan.search.side import SMALLEST_CHUNK, halvings

@@ -15,9 +15,9 @@ import torch
 from memplan.device.target import Target, resolve
 from memplan.errors import UsageError
 from memplan.memory.cuda.environment import from_environment
-from memplan.memory.estimate import replayed_peak
 from memplan.memory.ledger import Ledger
 from memplan.plan import Peak, PhasePeak
+from memplan.prediction.estimate import replayed_peak
 from memplan.trace.as_cuda import cuda_ways
 from memplan.trace.known import Known
 from memplan.trace.loading import FUNCTION, MakeStep, errors_told

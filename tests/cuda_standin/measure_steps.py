@@ -27,13 +27,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from memplan.device.workspace import DETERMINISTIC_WORKSPACE, WORKSPACE_VARIABLE, workspace_bytes
 from memplan.memory.ledger import Ledger
-<<<<<<< 90c6a43b24f00c0756ec725e6c7b2830d4c61f41
-from memplan.memory.programs.step import run
-=======
-from memplan.memory.operators import DETERMINISTIC_WORKSPACE, WORKSPACE_VARIABLE, workspace_bytes
-from memplan.memory.rehearsal import run
->>>>>>> 0cdc6184f4c510cee16781657f35106393248d0b
 from memplan.plan import Bytes, MemoryCheck
+from memplan.prediction.rehearsal import run
 from memplan.workload import Workload
 from tests.cuda_standin.answered import answer
 from tests.cuda_standin.device import is_here, set_capacity

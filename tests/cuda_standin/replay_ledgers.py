@@ -222,7 +222,7 @@ def runs(given: argparse.Namespace) -> Iterator[Run]:
     occupied = given.occupied or given.fraction < 1
     real = RealAllocator(given.conf, given.fraction, occupied=occupied)
     told = ToldAllocator(given.conf, given.fraction, occupied=occupied)
-    from memplan.memory.rehearsal import run as tell
+    from memplan.prediction.rehearsal import run as tell
     from tests.cuda_standin.workloads import ledger_workloads
 
     explained = 0

@@ -77,7 +77,7 @@ def download(
 def models(as_json: AsJson = False) -> None:
     """List the models, their scores and where each scoring runs."""
     from memplan.app.views.terminal import listing, make_console
-    from memplan.memory.rehearsal import tables
+    from memplan.prediction.rehearsal import tables
 
     rows: list[dict[str, Any]] = [
         {

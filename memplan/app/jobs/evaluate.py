@@ -9,8 +9,8 @@ from memplan.app.jobs.readiness import check_device, prepare_torch
 from memplan.app.views.terminal import make_console
 from memplan.device.target import resolve
 from memplan.errors import MemplanError, UsageError
-from memplan.memory.estimate import bytes_follow
 from memplan.plan import Plan
+from memplan.prediction.estimate import bytes_follow
 from tkbc.runs.listing import RUNS
 
 if TYPE_CHECKING:

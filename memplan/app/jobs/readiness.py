@@ -9,9 +9,9 @@ from memplan.device.target import Target
 from memplan.device.workspace import DETERMINISTIC_WORKSPACE, WORKSPACE_VARIABLE
 from memplan.errors import DoesNotFitError, MemplanError
 from memplan.memory.cuda.environment import obey
-from memplan.memory.programs.scoring import runs_numba
 from memplan.plan import Plan
 from memplan.units import format_bytes
+from memplan.workload.rules import runs_numba
 
 
 def prepare_torch(plan: Plan) -> None:

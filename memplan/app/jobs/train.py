@@ -14,18 +14,11 @@ from memplan.app.views.terminal import make_console, plan_summary
 from memplan.catalog.recipes import find_recipe
 from memplan.device.target import Target, resolve
 from memplan.errors import DoesNotFitError, MemplanError, UsageError
-<<<<<<< 90c6a43b24f00c0756ec725e6c7b2830d4c61f41
 from memplan.memory.cuda.environment import notice
-from memplan.memory.estimate import bytes_follow
-=======
-from memplan.memory.cuda.environment import from_environment, notice, obey
-from memplan.memory.estimate import estimate
-from memplan.memory.operators import DETERMINISTIC_WORKSPACE, WORKSPACE_VARIABLE
->>>>>>> 0cdc6184f4c510cee16781657f35106393248d0b
 from memplan.plan import Plan
+from memplan.prediction.estimate import bytes_follow
 from memplan.units import format_bytes
 from memplan.workload import validated
-from memplan.workload.rules import runs_numba
 from tkbc.data import load_dataset
 from tkbc.data.dataset import Dataset
 from tkbc.runs.listing import RUNS

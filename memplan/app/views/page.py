@@ -19,8 +19,8 @@ from memplan.app.views.repeat import how_to_repeat
 from memplan.errors import MemplanError
 from memplan.files import read_object, write_text
 from memplan.memory.curve import curve, read_measured
-from memplan.memory.rehearsal import one_step
 from memplan.plan import MemoryCheck, Plan
+from memplan.prediction.rehearsal import one_step
 from memplan.units import format_bytes, format_count, format_mib_up
 from memplan.workload import PAIRRE_SETTINGS
 from tkbc.runs.listing import how_to_resume, read_run

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from memplan.errors import MemplanError, UsageError
 from memplan.memory.curve import Point, aligned, curve, segments
 from memplan.memory.ledger import KINDS, Kind, Ledger
-from memplan.memory.rehearsal import one_step
+from memplan.prediction.rehearsal import one_step
 from memplan.units import format_bytes
 from memplan.workload import Workload
 

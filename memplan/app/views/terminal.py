@@ -14,8 +14,8 @@ from rich.text import Text
 from memplan.device.target import Target
 from memplan.memory.curve import curve, sparkline
 from memplan.memory.ledger import Ledger
-from memplan.memory.rehearsal import one_step
 from memplan.plan import Estimate, Knob, Peak, PhasePeak, Plan, TensorAtPeak
+from memplan.prediction.rehearsal import one_step
 from memplan.units import format_bytes, format_count, format_mib_up
 from memplan.workload import DeviceType, Workload
 

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 from memplan.memory.cuda import OutOfDeviceMemory, replay
 from memplan.memory.ledger import Ledger
-<<<<<<< 90c6a43b24f00c0756ec725e6c7b2830d4c61f41
-from memplan.memory.programs.step import run
 from memplan.plan import Estimate, Peak, PhasePeak, Plan, TensorAtPeak
-=======
-from memplan.memory.rehearsal import run
-from memplan.plan import Estimate, Peak, PhasePeak, TensorAtPeak
->>>>>>> 0cdc6184f4c510cee16781657f35106393248d0b
+from memplan.prediction.rehearsal import run
 from memplan.workload import Workload
 from memplan.workload.alloc_conf import AllocatorSettings
 
