@@ -17,8 +17,9 @@ from typer.testing import CliRunner
 
 from memplan.app.cli import app
 from memplan.catalog.datasets import find_dataset
-from memplan.catalog.recipes import RECIPES, find_recipe
-from memplan.workload import build_workload
+from memplan.catalog.recipes import find_recipe
+from memplan.workload import TRAITS, build_workload
+from memplan.workload.models import recipes_of
 from tests.conftest import REAL_DATA
 from tests.test_training import GUIDE, guide_commands
 from tkbc import learner
@@ -214,11 +215,11 @@ def test_the_recipes_promise_what_is_kept(reproduce: Any) -> None:
         options = dict(itertools.pairwise(shlex.split(row["command"])))
         recipe = find_recipe(options["--dataset"], options["--model"], options.get("--recipe"))
         if (row["epochs"], row["learning_rate"]) == (recipe.max_epochs, recipe.learning_rate):
-            by_recipe[recipe.name, recipe.model, recipe.dataset] = row
-    promised = [recipe for recipe in RECIPES if recipe.test_mrr is not None]
+            by_recipe[recipe.name, options["--model"], recipe.dataset] = row
+    promised = [(model, recipe) for model in TRAITS for recipe in recipes_of(model) if recipe.test_mrr is not None]
     assert len(promised) == 14
-    for recipe in promised:
-        row = by_recipe[recipe.name, recipe.model, recipe.dataset]
+    for model, recipe in promised:
+        row = by_recipe[recipe.name, model, recipe.dataset]
         settings = {**recipe.settings, "cooldown": recipe.cooldown}
         assert settings == {name: {**row, **row["settings"]}[name] for name in settings}
         assert recipe.test_mrr == round(row["test"]["mrr"], 3), recipe
@@ -242,7 +243,7 @@ def test_the_readme_s_results_are_what_is_kept(reproduce: Any) -> None:
         for setting, value in row["settings"].items():
             assert value == getattr(workload, setting), f"{name}: {setting}"
         assert cells.split("|") == [
-            f" {sum(MODELS[model].tables(workload).values()) * workload.width:,} ",
+            f" {sum(rows * columns for rows, columns in MODELS[model].tables(workload).values()):,} ",
             *(f" {row['test'][key]:.3f} " for key in ("mrr", "hits_at_1", "hits_at_10")),
             f" {row['measured_bytes'] / 2**20:.1f} MiB ",
             f" {row['epoch_seconds']:.0f} ",

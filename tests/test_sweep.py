@@ -16,9 +16,10 @@ from filelock import FileLock
 from memplan.app.request import SearchRequest
 from memplan.app.sweep.space import Choice, Range, combinations, default_space, flags, parse_space
 from memplan.app.sweep.study import Trial, Watcher, best_first, keep_sweep, new_sweep, read_trials, search
-from memplan.catalog.recipes import RECIPES, find_recipe
+from memplan.catalog.recipes import find_recipe
 from memplan.errors import UsageError
 from memplan.workload import TRAITS, Workload
+from memplan.workload.models import recipes_of
 from tests.conftest import random_graph, write_folder
 from tests.test_cli import fails, invoke, read_json
 from tests.test_training import SHAPE
@@ -328,16 +329,23 @@ def test_flags_are_as_memplan_train_takes_them() -> None:
     assert flags({"learning_rate": 0.12345678, "emb_reg": 1.0}) == "--learning-rate 0.12345678 --emb-reg 1"
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: f"{recipe.name}-{recipe.model}-{recipe.dataset}")
-def test_every_recipe_is_found_by_its_name_and_is_a_workload(recipe: Any) -> None:
-    assert find_recipe(recipe.dataset, recipe.model, recipe.name) is recipe
+@pytest.mark.parametrize(
+    ("model", "recipe"),
+    [
+        pytest.param(model, recipe, id=f"{recipe.name}-{model}-{recipe.dataset}")
+        for model in TRAITS
+        for recipe in recipes_of(model)
+    ],
+)
+def test_every_recipe_is_found_by_its_name_and_is_a_workload(model: str, recipe: Any) -> None:
+    assert find_recipe(recipe.dataset, model, recipe.name) is recipe
     assert set(recipe.settings) <= set(Workload.model_fields)
     planned = read_json(
         "plan",
         "--dataset",
         recipe.dataset or "ICEWS14",
         "--model",
-        recipe.model,
+        model,
         "--recipe",
         recipe.name,
         "--device",

@@ -1,22 +1,24 @@
-"""Recipes: how to train a model on a dataset, each with its source and what it was measured to reach."""
+"""Recipes: how to train a model on a dataset, each with its source and what it was measured to reach.
+
+A model's recipes stand in the model's own file.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from memplan.catalog.datasets import DEMO
 from memplan.errors import UsageError
 from memplan.workload import ModelName
+from memplan.workload.models import recipes_of
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Training settings for a model. Of several that serve the same model and dataset, the first is the default."""
+    """Training settings for a model. Of several that serve the same dataset, the first is the default."""
 
     name: str
     """What ``--recipe`` takes."""
-    model: ModelName
     dataset: str | None
     """The catalog name of its dataset; None: any that has no recipe of its own."""
     source: str
@@ -56,7 +58,7 @@ def find_recipe(dataset: str | None, model: ModelName, name: str | None = None) 
         if recipe.name == name.lower():
             return recipe
     names = " or ".join(dict.fromkeys(recipe.name for recipe in candidates))
-    elsewhere = [r.dataset for r in RECIPES if r.model == model and r.name == name.lower() and r.dataset is not None]
+    elsewhere = [r.dataset for r in recipes_of(model) if r.name == name.lower() and r.dataset is not None]
     hint = f"; there is one for --dataset {' or '.join(elsewhere)}" if elsewhere else "; memplan recipes lists all"
     raise UsageError(f"--recipe: no {name!r} for {model} on {dataset or 'this graph'}, but {names}{hint}")
 
@@ -69,59 +71,4 @@ def lower_rate(given: float, dataset: str | None, model: ModelName, recipe: str 
 
 def recipes_for(dataset: str | None, model: ModelName) -> list[Recipe]:
     """Return every recipe that serves ``model`` on ``dataset``, the default first."""
-    return [recipe for recipe in RECIPES if recipe.model == model and recipe.dataset in (None, dataset)]
-
-
-_ADAGRAD: dict[str, Any] = {"batch_size": 1000, "optimizer": "adagrad"}
-_COMPLEX: dict[str, Any] = {**_ADAGRAD, "rank": 156, "emb_reg": 1e-2, "time_reg": 1e-2}
-_PAIRRE: dict[str, Any] = {
-    **_ADAGRAD,
-    "rank": 100,
-    "emb_reg": 1e-2,
-    "n3_parts": True,
-    "time_reg": 1e-2,
-    "unit_norm": False,
-}
-_STATIC = {"time_reg": 0.0}
-_SMALL = {"batch_size": 500}
-_DEMO_COMPLEX = {**_COMPLEX, **_SMALL, "rank": 50}
-_DEMO_PAIRRE = {**_PAIRRE, **_SMALL}
-_GUIDE: dict[str, Any] = {"rank": 64, "optimizer": "adagrad", "emb_reg": 1e-5, "unit_norm": True}
-_TKBC = "tkbc's README (Lacroix et al., ICLR 2020)"
-
-# A dataset's own come before the general ones where they are the default, after them where they are not.
-RECIPES: tuple[Recipe, ...] = (
-    Recipe("demo", "TNTPairRE", DEMO.name, "tried here", _DEMO_PAIRRE, 0.2, 30, 0.373, cooldown=0.25),
-    Recipe("demo", "TPairRE", DEMO.name, "TNTPairRE's", _DEMO_PAIRRE, 0.2, 30, 0.326, cooldown=0.25),
-    Recipe("demo", "PairRE", DEMO.name, "TNTPairRE's", {**_DEMO_PAIRRE, **_STATIC}, 0.2, 30, 0.248, cooldown=0.25),
-    Recipe("demo", "TNTComplEx", DEMO.name, "tried here", _DEMO_COMPLEX, 0.1, 30, 0.416),
-    Recipe("demo", "TComplEx", DEMO.name, "TNTComplEx's", _DEMO_COMPLEX, 0.1, 30, 0.428),
-    Recipe("demo", "ComplEx", DEMO.name, "TNTComplEx's", {**_DEMO_COMPLEX, **_STATIC}, 0.1, 30, 0.275),
-    Recipe(
-        "icews14", "TNTPairRE", "ICEWS14", "docs/results.md",
-        {**_ADAGRAD, "rank": 280, "emb_reg": 2.5e-2, "n3_parts": True, "time_reg": 1e-2, "unit_norm": False},
-        0.2, 90, 0.575, cooldown=0.25,
-    ),
-    Recipe("plain", "TNTPairRE", None, "docs/results.md", _PAIRRE, 0.2, 30, 0.517, cooldown=0.25),
-    Recipe("plain", "TPairRE", None, "TNTPairRE's", _PAIRRE, 0.2, 30, 0.507, cooldown=0.25),
-    Recipe("plain", "PairRE", None, "TNTPairRE's", {**_PAIRRE, **_STATIC}, 0.2, 30, 0.462, cooldown=0.25),
-    Recipe("tkbc", "TNTComplEx", None, _TKBC, _COMPLEX, 0.1, 50, 0.562),
-    Recipe("tkbc", "TComplEx", None, "TNTComplEx's", _COMPLEX, 0.1, 50, 0.561),
-    Recipe("tkbc", "ComplEx", None, "TNTComplEx's", {**_COMPLEX, **_STATIC}, 0.1, 50, 0.468),
-    Recipe(
-        "tkbc-1560", "TNTComplEx", "ICEWS14", "tkbc's author, on its issue tracker: test MRR 0.62",
-        {**_COMPLEX, "rank": 1560, "emb_reg": 5e-3}, 0.1, 100,
-    ),
-    Recipe(
-        "guide", "TNTPairRE", "ICEWS14", "the TNTPairRE memory guide",
-        {**_GUIDE, "batch_size": 256, "time_reg": 1e-4}, 1e-3, 100, 0.153,
-    ),
-    Recipe(
-        "guide", "TNTPairRE", "ICEWS05-15", "the TNTPairRE memory guide",
-        {**_GUIDE, "batch_size": 200, "time_reg": 1e-3}, 1e-3, 100,
-    ),
-    Recipe(
-        "guide", "TNTPairRE", "YAGO15K", "the TNTPairRE memory guide",
-        {**_GUIDE, "batch_size": 128, "time_reg": 1.0, "no_time_emb": True}, 1e-3, 100,
-    ),
-)  # fmt: skip
+    return [recipe for recipe in recipes_of(model) if recipe.dataset in (None, dataset)]

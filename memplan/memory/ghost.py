@@ -212,6 +212,12 @@ class Ghost:
     sign = _unary("sign")
     square = _unary("square")
     reciprocal = _unary("reciprocal")
+    exp = _unary("exp")
+    log = _unary("log")
+    sin = _unary("sin")
+    cos = _unary("cos")
+    tanh = _unary("tanh")
+    sigmoid = _unary("sigmoid")
 
     def clamp(self, min: float) -> Ghost:  # noqa: A002 - PyTorch's name
         """Return itself, at least ``min``."""
@@ -283,7 +289,7 @@ class Ghost:
         """Overwrite each element with a function of itself."""
         return self
 
-    zero_ = neg_ = abs_ = sign_ = exp_ = log_ = reciprocal_ = _in_place
+    zero_ = neg_ = abs_ = sign_ = exp_ = log_ = reciprocal_ = square_ = sin_ = cos_ = tanh_ = sigmoid_ = _in_place
 
     def fill_(self, value: float) -> Ghost:
         """Overwrite each element with a function of itself, or with a number that a kernel is handed."""

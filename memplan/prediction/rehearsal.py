@@ -28,8 +28,8 @@ def one_step(workload: Workload) -> Ledger:
     return rehearsal(workload).one_step(workload)
 
 
-def tables(workload: Workload) -> dict[str, int]:
-    """Return the rows of each embedding table of the workload's model, by name."""
+def tables(workload: Workload) -> dict[str, tuple[int, int]]:
+    """Return the shape of each embedding table of the workload's model, by name."""
     from tkbc.models import MODELS
 
     return MODELS[workload.model].tables(workload)

@@ -1,5 +1,6 @@
 """What is to be trained: its size and settings, and which scoring runs where."""
 
+from memplan.workload.models import TRAITS, ModelName, ModelTraits, Score
 from memplan.workload.spec import (
     DEFAULT_WORKSPACE_BYTES,
     MAX_ID_COUNT,
@@ -9,13 +10,9 @@ from memplan.workload.spec import (
     PAIRRE_SETTINGS,
     PRECISIONS,
     SCORINGS,
-    TRAITS,
     DeviceType,
-    ModelName,
-    ModelTraits,
     OptimizerName,
     Precision,
-    Score,
     Scoring,
     Shape,
     Workload,

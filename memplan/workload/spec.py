@@ -2,48 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from memplan.errors import UsageError
 from memplan.units import format_count
 from memplan.workload.alloc_conf import AllocatorSettings
+from memplan.workload.models import TRAITS, ModelName, ModelTraits, Score
 
 M = TypeVar("M", bound=BaseModel)
 
-ModelName = Literal["ComplEx", "TComplEx", "TNTComplEx", "PairRE", "TPairRE", "TNTPairRE"]
-Score = Literal["dot", "l1", "l2"]
 Scoring = Literal["materialized", "chunked", "fused"]
 OptimizerName = Literal["adagrad", "adam", "sgd"]
 Precision = Literal["fp32", "bf16", "fp16"]
 DeviceType = Literal["cpu", "cuda"]
 
 
-class ModelTraits(NamedTuple):
-    """What decides a model's tables and scores."""
-
-    is_complex: bool
-    """The ComplEx family: rows of 2d floats, the dot score. Else the PairRE family: rows of d floats, any score."""
-    is_static: bool
-    """Relations have a part that does not change with time."""
-    is_temporal: bool
-    """Relations have a part that is multiplied by the timestamp's row."""
-
-    @property
-    def scores(self) -> tuple[Score, ...]:
-        """The scores that the model can be trained with, its own first."""
-        return ("dot",) if self.is_complex else ("l1", "l2", "dot")
-
-
-TRAITS: dict[ModelName, ModelTraits] = {
-    "ComplEx": ModelTraits(is_complex=True, is_static=True, is_temporal=False),
-    "TComplEx": ModelTraits(is_complex=True, is_static=False, is_temporal=True),
-    "TNTComplEx": ModelTraits(is_complex=True, is_static=True, is_temporal=True),
-    "PairRE": ModelTraits(is_complex=False, is_static=True, is_temporal=False),
-    "TPairRE": ModelTraits(is_complex=False, is_static=False, is_temporal=True),
-    "TNTPairRE": ModelTraits(is_complex=False, is_static=True, is_temporal=True),
-}
 PAIRRE_SETTINGS = ("n3_parts", "unit_norm")
 """Settings of the PairRE family alone."""
 SCORINGS: tuple[Scoring, ...] = ("materialized", "chunked", "fused")
@@ -117,6 +92,13 @@ class Workload(Shape):
     """PyTorch's CUDA allocator options, as in PYTORCH_ALLOC_CONF."""
     device_total_bytes: Annotated[int, Field(ge=1)] | None = None
     """The GPU's memory, where it is known and the allocator's options go by it."""
+
+    @field_validator("model")
+    @classmethod
+    def _is_known(cls, model: ModelName) -> ModelName:
+        if model not in TRAITS:
+            raise ValueError(f"model: {model!r}: there is no such model; there are {', '.join(TRAITS)}")
+        return model
 
     @model_validator(mode="after")
     def _check(self) -> Self:

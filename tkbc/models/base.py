@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from memplan.workload import Workload
+from memplan.catalog.recipes import Recipe
+from memplan.workload import ModelTraits, Workload
 from tkbc.models.regularizers import n3, smoothness
 from tkbc.tensors import named, torch
 
@@ -39,6 +40,10 @@ class Model(ABC):
     sums over examples until the trainer divides by the batch.
     """
 
+    traits: ClassVar[ModelTraits]
+    """What kind of model it is. A class that says so is a model that can be trained, by the class's name."""
+    recipes: ClassVar[tuple[Recipe, ...]] = ()
+    """How to train it; of several for the same dataset the first is the default."""
     initial_scale: ClassVar[float] = 1e-2
     """Standard deviation of the initial embeddings, where the user gives none."""
 
@@ -55,18 +60,17 @@ class Model(ABC):
         if library is None:
             import torch as library
         self.workload = workload
-        self.traits = workload.traits
         self._tables: dict[str, Tensor] = {}
-        for name, rows in self.tables(workload).items():
-            table = library.empty((rows, workload.width), dtype=library.float32, device=workload.device)
+        for name, shape in self.tables(workload).items():
+            table = library.empty(shape, dtype=library.float32, device=workload.device)
             table.normal_(0.0, self.initial_scale if init_scale is None else init_scale, generator=generator)
             self._tables[name] = named(f"{name} table", table, "parameters")
             setattr(self, name, table)
 
     @staticmethod
     @abstractmethod
-    def tables(workload: Workload) -> dict[str, int]:
-        """Return the rows of each embedding table, by name."""
+    def tables(workload: Workload) -> dict[str, tuple[int, int]]:
+        """Return the shape of each embedding table, by name; rows of entity, relation and time tables by their ids."""
 
     @abstractmethod
     def encode(self, batch: Batch) -> Encoding:

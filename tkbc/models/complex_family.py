@@ -6,15 +6,25 @@ ComplEx: Trouillon et al., ICML 2016, arXiv 1606.06357. TComplEx and TNTComplEx:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from memplan.workload import Workload
+from memplan.catalog.datasets import DEMO
+from memplan.catalog.recipes import Recipe
+from memplan.workload import ModelTraits, Workload
 from tkbc.models.base import Batch, Encoding, Model, add_rows, rows
 from tkbc.models.regularizers import n3
 from tkbc.tensors import named, torch
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+SETTINGS: dict[str, Any] = {
+    "batch_size": 1000, "optimizer": "adagrad", "rank": 156, "emb_reg": 1e-2, "time_reg": 1e-2
+}  # fmt: skip
+DEMO_SETTINGS = {**SETTINGS, "batch_size": 500, "rank": 50}
+STATIC = {"time_reg": 0.0}
+TKBC = "tkbc's README (Lacroix et al., ICLR 2020)"
 
 
 class ComplExFamily(Model):
@@ -28,14 +38,14 @@ class ComplExFamily(Model):
     """Factor on the cubes of the entities' moduli."""
 
     @staticmethod
-    def tables(workload: Workload) -> dict[str, int]:
-        """Return the rows of each embedding table; every row holds 2d floats."""
-        relations = 2 * workload.n_relations
-        tables = {"entity": workload.n_entities, "relation": relations}
+    def tables(workload: Workload) -> dict[str, tuple[int, int]]:
+        """Return the shape of each embedding table; every row holds 2d floats."""
+        relations = (2 * workload.n_relations, workload.width)
+        tables = {"entity": (workload.n_entities, workload.width), "relation": relations}
         if workload.traits.is_static and workload.traits.is_temporal:
             tables |= {"relation_static": relations}
         if workload.traits.is_temporal:
-            tables |= {"time": workload.n_timestamps}
+            tables |= {"time": (workload.n_timestamps, workload.width)}
         return tables
 
     def encode(self, batch: Batch) -> Encoding:
@@ -131,16 +141,36 @@ class ComplExFamily(Model):
 class ComplEx(ComplExFamily):
     """Re⟨e_h, r, conj(e_t)⟩: without time. N3 over |e_h|, |r|, |e_t|."""
 
+    traits = ModelTraits(is_complex=True, is_static=True, is_temporal=False)
+    recipes = (
+        Recipe("demo", DEMO.name, "TNTComplEx's", {**DEMO_SETTINGS, **STATIC}, 0.1, 30, 0.275),
+        Recipe("tkbc", None, "TNTComplEx's", {**SETTINGS, **STATIC}, 0.1, 50, 0.468),
+    )
     initial_scale = 1e-3
 
 
 class TComplEx(ComplExFamily):
     """Re⟨e_h, r ∘ τ, conj(e_t)⟩. N3 over |e_h|, |r ∘ τ|, |e_t|."""
 
+    traits = ModelTraits(is_complex=True, is_static=False, is_temporal=True)
+    recipes = (
+        Recipe("demo", DEMO.name, "TNTComplEx's", DEMO_SETTINGS, 0.1, 30, 0.428),
+        Recipe("tkbc", None, "TNTComplEx's", SETTINGS, 0.1, 50, 0.561),
+    )
+
 
 class TNTComplEx(ComplExFamily):
     """Re⟨e_h, r ∘ τ + s, conj(e_t)⟩. N3 over 2^(1/3) |e_h|, |r ∘ τ|, |s| and 2^(1/3) |e_t|."""
 
+    traits = ModelTraits(is_complex=True, is_static=True, is_temporal=True)
+    recipes = (
+        Recipe("demo", DEMO.name, "tried here", DEMO_SETTINGS, 0.1, 30, 0.416),
+        Recipe("tkbc", None, TKBC, SETTINGS, 0.1, 50, 0.562),
+        Recipe(
+            "tkbc-1560", "ICEWS14", "tkbc's author, on its issue tracker: test MRR 0.62",
+            {**SETTINGS, "rank": 1560, "emb_reg": 5e-3}, 0.1, 100,
+        ),
+    )  # fmt: skip
     entity_factor = 2.0  # (2^(1/3))³
 
 

@@ -6,15 +6,26 @@ al., ACL 2021, arXiv 2011.03798; static and temporal parts follow TNTComplEx (La
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from memplan.workload import Workload
+from memplan.catalog.datasets import DEMO
+from memplan.catalog.recipes import Recipe
+from memplan.workload import ModelTraits, Workload
 from tkbc.models.base import Batch, Encoding, Model, add_rows, rows
 from tkbc.models.regularizers import n3
 from tkbc.tensors import named, torch
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+SETTINGS: dict[str, Any] = {
+    "batch_size": 1000, "optimizer": "adagrad", "rank": 100, "emb_reg": 1e-2, "n3_parts": True, "time_reg": 1e-2,
+    "unit_norm": False,
+}  # fmt: skip
+DEMO_SETTINGS = {**SETTINGS, "batch_size": 500}
+STATIC = {"time_reg": 0.0}
+GUIDE: dict[str, Any] = {"rank": 64, "optimizer": "adagrad", "emb_reg": 1e-5, "unit_norm": True}
 
 
 class PairREFamily(Model):
@@ -26,15 +37,15 @@ class PairREFamily(Model):
     """
 
     @staticmethod
-    def tables(workload: Workload) -> dict[str, int]:
-        """Return the rows of each embedding table; every row holds d floats."""
-        relations = 2 * workload.n_relations
-        tables = {"entity": workload.n_entities}
+    def tables(workload: Workload) -> dict[str, tuple[int, int]]:
+        """Return the shape of each embedding table; every row holds d floats."""
+        d, relations = workload.width, (2 * workload.n_relations, workload.width)
+        tables = {"entity": (workload.n_entities, d)}
         if workload.traits.is_static:
             tables |= {"relation_head": relations, "relation_tail": relations}
         if workload.traits.is_temporal:
             tables |= {"relation_head_temporal": relations, "relation_tail_temporal": relations}
-            tables |= {"time": workload.n_timestamps}
+            tables |= {"time": (workload.n_timestamps, d)}
         return tables
 
     def encode(self, batch: Batch) -> Encoding:
@@ -136,7 +147,7 @@ class PairREFamily(Model):
                 if self.traits.is_temporal:
                     value.add_(self._regularize_at_time(side, batch, weight))
             return value.add_(self._regularize_rows(self.entity, batch.tail, weight))
-        relations = [self.table(name) for name in self.tables(self.workload) if name.startswith("relation")]
+        relations = [self.table(name) for name in PairREFamily.tables(self.workload) if name.startswith("relation")]
         factor = rows(relations[0], batch.relation, "sum of relation rows")
         for table in relations[1:]:
             factor.add_(rows(table, batch.relation, "relation rows"))
@@ -162,10 +173,21 @@ class PairREFamily(Model):
 class PairRE(PairREFamily):
     """−‖e_h ∘ r^H − e_t ∘ r^T‖₁: without time."""
 
+    traits = ModelTraits(is_complex=False, is_static=True, is_temporal=False)
+    recipes = (
+        Recipe("demo", DEMO.name, "TNTPairRE's", {**DEMO_SETTINGS, **STATIC}, 0.2, 30, 0.248, cooldown=0.25),
+        Recipe("plain", None, "TNTPairRE's", {**SETTINGS, **STATIC}, 0.2, 30, 0.462, cooldown=0.25),
+    )
+
 
 class TPairRE(PairREFamily):
     """−‖e_h ∘ r^H_τ − e_t ∘ r^T_τ‖₁ with r^H_τ = r^{H,t} ∘ τ and r^T_τ = r^{T,t} ∘ τ."""
 
+    traits = ModelTraits(is_complex=False, is_static=False, is_temporal=True)
+    recipes = (
+        Recipe("demo", DEMO.name, "TNTPairRE's", DEMO_SETTINGS, 0.2, 30, 0.326, cooldown=0.25),
+        Recipe("plain", None, "TNTPairRE's", SETTINGS, 0.2, 30, 0.507, cooldown=0.25),
+    )
     # Every term is a product of three embeddings, scored by dot or L2 of six: at 1e-2 the gradients are smaller than
     # Adagrad's ε, and the loss stays at ln N.
     initial_scale = 1e-1
@@ -173,3 +195,25 @@ class TPairRE(PairREFamily):
 
 class TNTPairRE(PairREFamily):
     """−‖e_h ∘ r^H_τ − e_t ∘ r^T_τ‖₁ with r^H_τ = r^H + r^{H,t} ∘ τ and r^T_τ = r^T + r^{T,t} ∘ τ."""
+
+    traits = ModelTraits(is_complex=False, is_static=True, is_temporal=True)
+    recipes = (
+        Recipe("demo", DEMO.name, "tried here", DEMO_SETTINGS, 0.2, 30, 0.373, cooldown=0.25),
+        Recipe(
+            "icews14", "ICEWS14", "docs/results.md",
+            {**SETTINGS, "rank": 280, "emb_reg": 2.5e-2}, 0.2, 90, 0.575, cooldown=0.25,
+        ),
+        Recipe("plain", None, "docs/results.md", SETTINGS, 0.2, 30, 0.517, cooldown=0.25),
+        Recipe(
+            "guide", "ICEWS14", "the TNTPairRE memory guide",
+            {**GUIDE, "batch_size": 256, "time_reg": 1e-4}, 1e-3, 100, 0.153,
+        ),
+        Recipe(
+            "guide", "ICEWS05-15", "the TNTPairRE memory guide",
+            {**GUIDE, "batch_size": 200, "time_reg": 1e-3}, 1e-3, 100,
+        ),
+        Recipe(
+            "guide", "YAGO15K", "the TNTPairRE memory guide",
+            {**GUIDE, "batch_size": 128, "time_reg": 1.0, "no_time_emb": True}, 1e-3, 100,
+        ),
+    )  # fmt: skip

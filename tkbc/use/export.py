@@ -18,9 +18,8 @@ from tkbc.models import Model
 from tkbc.use.trained import labels_of
 
 SUFFIXES = (".npz", ".parquet")
-LABELS = {"entity": "entity_labels", "time": "time_labels"}
-"""The npz file's array with a table's labels; every other table is of relations."""
-RELATION_LABELS = "relation_labels"
+LABELS = ("entity", "time", "relation")
+"""How the names of tables with labelled rows begin; the npz file's array of labels is called so, and ``_labels``."""
 
 
 def check_file(path: Path, *, force: bool) -> None:
@@ -63,13 +62,18 @@ def _layout(model: Model) -> dict[str, Any]:
     return {
         "row": complex_rows if workload.traits.is_complex else f"{workload.rank} real numbers",
         "relations": f"rows {n_relations} and on are the reciprocals, of (t, r + {n_relations}, h, time)",
-        "tables": {name: LABELS.get(name, RELATION_LABELS) for name in model.tables(workload)},
+        "tables": {name: _label_array(name) for name in model.tables(workload)},
     }
 
 
 def _write_npz(file: IO[bytes], tables: dict[str, npt.NDArray[np.float32]], data: Dataset, about: str) -> None:
-    labels = {LABELS.get(name, RELATION_LABELS): _as_bytes(labels_of(name, data)) for name in tables}
-    np.savez(file, **tables, **labels, about=np.array(about))  # type: ignore[arg-type]
+    arrays = {array: _as_bytes(labels_of(name, data)) for name in tables if (array := _label_array(name)) is not None}
+    np.savez(file, **tables, **arrays, about=np.array(about))  # type: ignore[arg-type]
+
+
+def _label_array(table: str) -> str | None:
+    """Return the name of the npz file's array with the labels of a table's rows; None where they have none."""
+    return next((f"{things}_labels" for things in LABELS if table.startswith(things)), None)
 
 
 def _as_bytes(labels: tuple[str, ...]) -> npt.NDArray[np.uint8]:
@@ -80,14 +84,16 @@ def _write_parquet(file: IO[bytes], tables: dict[str, npt.NDArray[np.float32]], 
     import pyarrow as pa
     from pyarrow.parquet import ParquetWriter
 
-    width = tables["entity"].shape[1]
-    columns = {"table": pa.string(), "id": pa.int32(), "label": pa.string(), "embedding": pa.list_(pa.float32(), width)}
+    widths = {table.shape[1] for table in tables.values()}
+    embedding = pa.list_(pa.float32(), *(widths if len(widths) == 1 else ()))
+    columns = {"table": pa.string(), "id": pa.int32(), "label": pa.string(), "embedding": embedding}
     schema = pa.schema(list(columns.items()), metadata={"about": about})
     with ParquetWriter(file, schema) as writer:
         for name, table in tables.items():  # a row group each, so that a reader may take one table alone
-            values = pa.FixedSizeListArray.from_arrays(pa.array(table.reshape(-1)), width)
+            values = pa.FixedSizeListArray.from_arrays(pa.array(table.reshape(-1)), table.shape[1]).cast(embedding)
             ids = pa.array(np.arange(len(table), dtype=np.int32))
-            rows = [pa.array([name] * len(table)), ids, pa.array(labels_of(name, data), pa.string()), values]
+            labels = pa.array(labels_of(name, data) or [None] * len(table), pa.string())
+            rows = [pa.array([name] * len(table)), ids, labels, values]
             writer.write_table(pa.Table.from_arrays(rows, schema=schema))
 
 

@@ -36,11 +36,16 @@ def load_trained(checkpoint: Path, workload: Workload) -> Model:
 
 
 def labels_of(table: str, data: Dataset) -> tuple[str, ...]:
-    """Return the label of each row of the embedding table ``table``; a relation's reciprocal is marked as such."""
+    """Return the label of each row of the embedding table ``table``; a relation's reciprocal is marked as such.
+
+    Rows of a table that is of no entities, relations or times have none.
+    """
     if table == "entity":
         return data.entities
     if table == "time":
         return data.timestamps
+    if not table.startswith("relation"):
+        return ()
     return (*data.relations, *(f"{name} (reciprocal)" for name in data.relations))
 
 

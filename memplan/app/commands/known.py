@@ -10,8 +10,8 @@ import typer
 from memplan.app.commands import print_json
 from memplan.app.options import AsJson
 from memplan.catalog.datasets import DATASETS, DEMO
-from memplan.catalog.recipes import RECIPES
 from memplan.workload import TRAITS, DeviceType, Score, build_workload
+from memplan.workload.models import recipes_of
 from memplan.workload.rules import available, obstacle
 
 datasets_app = typer.Typer(invoke_without_command=True)
@@ -111,10 +111,11 @@ def recipes(as_json: AsJson = False) -> None:
     from memplan.app.views.terminal import listing, make_console
 
     rows = [
-        {"recipe": recipe.name, "model": recipe.model, "dataset": recipe.dataset, **recipe.settings}
+        {"recipe": recipe.name, "model": model, "dataset": recipe.dataset, **recipe.settings}
         | recipe.training
         | {"source": recipe.source, "test_mrr": recipe.test_mrr}
-        for recipe in RECIPES
+        for model in TRAITS
+        for recipe in recipes_of(model)
     ]
     if as_json:
         print_json({"recipes": rows})
@@ -126,14 +127,15 @@ def recipes(as_json: AsJson = False) -> None:
             (
                 (
                     recipe.name,
-                    recipe.model,
+                    model,
                     recipe.dataset or "any",
                     str(recipe.settings["rank"]),
                     str(recipe.max_epochs),
                     "–" if recipe.test_mrr is None else f"{recipe.test_mrr:.3f}",
                     recipe.source,
                 )
-                for recipe in RECIPES
+                for model in TRAITS
+                for recipe in recipes_of(model)
             ),
         )
     )

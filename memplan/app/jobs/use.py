@@ -150,4 +150,4 @@ def export_command(run: Path, path: Path, data_dir: Path | None, *, force: bool)
     check_file(path, force=force)
     found = open_trained(run, data_dir)
     export(found.model, found.data, found.about, path)
-    return found.model.tables(found.model.workload)
+    return {name: n_rows for name, (n_rows, _) in found.model.tables(found.model.workload).items()}
