@@ -24,8 +24,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from memplan.runs import read_run
-from tkbc.checkpoints import Checkpoints
+from tkbc.runs.checkpoint_folders import Checkpoints
+from tkbc.runs.listing import read_run
 
 TIMED = {"seconds", "examples_per_second", "memory"}
 
@@ -48,7 +48,7 @@ def command(epochs: int) -> list[str]:
 
 def start(folder: Path, arguments: list[str]) -> subprocess.Popen[str]:
     """Start ``memplan train`` in ``folder``."""
-    program = [sys.executable, "-m", "memplan.cli", "train", *arguments]
+    program = [sys.executable, "-m", "memplan.app.cli", "train", *arguments]
     return subprocess.Popen(program, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 

@@ -24,7 +24,7 @@ os.environ["TRITON_INTERPRET"] = "0"  # read when a kernel is declared
 
 import triton
 
-from memplan.gpus import find_gpu
+from memplan.catalog.gpus import find_gpu
 from memplan.workload import PRECISIONS, Precision
 from tkbc.scoring.kernels.ahead import KERNELS, compile_for
 from tkbc.scoring.l1_cuda import DIMENSIONS, TILE
@@ -205,7 +205,7 @@ def bounds(gpu: str, shape: tuple[int, int, int], rows: list[dict[str, Any]]) ->
         "gpu": gpu,
         "multiprocessors": limits.count,
         "clock_hz": clock,
-        "clock_from": f"the peak in memplan/gpus.py: {known.source}",
+        "clock_from": f"the peak in memplan/catalog/gpus.py: {known.source}",
         "shape": shape,
         "seconds": seconds,
         "bound_by": bound_by,

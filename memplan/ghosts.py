@@ -8,9 +8,9 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
-from memplan.ghost import UNNAMED, Ghost, Shape, Whole, broadcast, named, require
-from memplan.ledger import ITEM_BYTES, Allocation, DType, Ledger
-from memplan.operators import passes
+from memplan.memory.ghost import UNNAMED, Ghost, Shape, Whole, broadcast, named, require
+from memplan.memory.ledger import ITEM_BYTES, Allocation, DType, Ledger
+from memplan.memory.operators import passes
 from memplan.workload import DeviceType
 
 NORM_PIECE = 65_536

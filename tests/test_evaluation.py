@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import torch
 
+from memplan.catalog.folders import SPLITS
 from memplan.errors import MemplanError
-from memplan.places import SPLITS
 from memplan.workload import SCORINGS, ModelName, Scoring, Shape, build_workload
 from tests.conftest import random_graph
 from tests.test_models import MODEL_NAMES
-from tkbc import rivals
 from tkbc.data import Dataset
 from tkbc.data.dataset import FilterIndex, with_reciprocals
-from tkbc.evaluation import Evaluation, Metrics, count_rivals, evaluate
 from tkbc.models import MODELS, Batch, Model
-from tkbc.rivals import FILTER_PIECE
+from tkbc.ranking import rivals
+from tkbc.ranking.evaluation import Evaluation, Metrics, count_rivals, evaluate
+from tkbc.ranking.rivals import FILTER_PIECE
 from tkbc.scoring import make_score
 from tkbc.scoring.reference import FORMULAS
 

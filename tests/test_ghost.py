@@ -10,10 +10,10 @@ import pytest
 import torch as pytorch
 from torch import Tensor
 
-from memplan.ghost import UNNAMED, Ghost, named
 from memplan.ghosts import Ghosts
-from memplan.ledger import DType
-from memplan.rehearsal import run
+from memplan.memory.ghost import UNNAMED, Ghost, named
+from memplan.memory.ledger import DType
+from memplan.memory.rehearsal import run
 from memplan.workload import Workload
 from tests.support.workloads import combinations
 from tkbc.tensors import each, of_type, torch

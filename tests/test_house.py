@@ -39,7 +39,7 @@ def test_the_step_runs_on_ghosts_without_the_libraries_that_it_trains_with() -> 
     """Every model, score, scoring, optimizer and precision, on both devices, in a process of its own."""
     code = (
         "import sys\n"
-        "from memplan.rehearsal import run\n"
+        "from memplan.memory.rehearsal import run\n"
         "from tests.support.workloads import combinations\n"
         "assert all(run(workload).events for workload in combinations())\n"
         "print(*{'torch', 'numpy', 'numba', 'triton'} & set(sys.modules))"

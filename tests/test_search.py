@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from memplan.devices import Target
-from memplan.planner import LARGEST_EVALUATION, Layout, Search, halvings, plan
-from memplan.rates import cpu_rates
+from memplan.device.rates import cpu_rates
+from memplan.device.target import Target
+from memplan.search.planner import LARGEST_EVALUATION, Layout, Search, halvings, plan
 from memplan.workload import Shape
 
 SHAPE = Shape(n_entities=1000, n_relations=3, n_timestamps=6, n_facts=600)

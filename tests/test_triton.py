@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from memplan.errors import MemplanError
 from memplan.workload import Precision
 from tests.test_scoring import assert_l1_close, draw_inputs, expected, relative_error, run
-from tkbc.loss import softmax_cross_entropy
 from tkbc.scoring import make_score
+from tkbc.step.loss import softmax_cross_entropy
 
 pytest.importorskip("triton")
 

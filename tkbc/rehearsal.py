@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from memplan.ghost import named
 from memplan.ghosts import Ghosts
-from memplan.ledger import Event, Ledger
+from memplan.memory.ghost import named
+from memplan.memory.ledger import Event, Ledger
 from memplan.workload import Workload
-from tkbc.finite import check_step
-from tkbc.rivals import Excluded, rivals
+from tkbc.ranking.rivals import Excluded, rivals
 from tkbc.scoring import score_without_kernels
-from tkbc.step import Stepper
+from tkbc.step.finite import check_step
+from tkbc.step.stepper import Stepper
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,8 +11,8 @@ from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from memplan.ghost import Ghost, library_of, named
-from memplan.ledger import DType
+from memplan.memory.ghost import Ghost, library_of, named
+from memplan.memory.ledger import DType
 
 __all__ = ["each", "named", "of_type", "torch"]
 

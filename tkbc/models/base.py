@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from memplan.workload import Workload
-from tkbc.regularizers import n3, smoothness
+from tkbc.models.regularizers import n3, smoothness
 from tkbc.tensors import named, torch
 
 if TYPE_CHECKING:

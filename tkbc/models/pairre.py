@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from memplan.workload import Workload
 from tkbc.models.base import Batch, Encoding, Model, add_rows, rows
-from tkbc.regularizers import n3
+from tkbc.models.regularizers import n3
 from tkbc.tensors import named, torch
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from memplan.errors import MemplanError, UsageError
-from memplan.scorings import require
 from memplan.workload import DeviceType, Precision, Score, Scoring, Workload
+from memplan.workload.rules import require
 from tkbc.scoring.dot_fused import FusedDot
 from tkbc.scoring.l1_cpu import L1OnCpu
 from tkbc.scoring.l1_cuda import L1OnCuda

@@ -13,7 +13,7 @@ from tkbc.tensors import named, of_type
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from memplan.ledger import DType
+    from memplan.memory.ledger import DType
     from tkbc.scoring import PairwiseScore
 
 HALF_TYPES: dict[Precision, DType] = {"bf16": "bfloat16", "fp16": "float16"}

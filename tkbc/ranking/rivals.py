@@ -1,0 +1,100 @@
+"""The candidates that score higher than a query's target and those that tie, on PyTorch's tensors and on ghosts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from tkbc.models import Batch, Model
+from tkbc.scoring import PairwiseScore
+from tkbc.scoring.chunks import chunk_view, collect_label_scores, new_buffer
+from tkbc.tensors import each, named, of_type
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FILTER_PIECE = 8192
+"""Filtered (query, entity) pairs handed to the device at a time: fixed, so that memory does not follow the data."""
+
+
+class Excluded(NamedTuple):
+    """A batch's known true tails, to be left out, in the order in which the chunks ask for them."""
+
+    positions: Tensor | None
+    """Of each pair in its chunk's scores, (m,) int64 on the host; None where there are none."""
+    ends: Sequence[int]
+    """How many positions there are up to the end of each chunk."""
+
+
+def rivals(model: Model, score: PairwiseScore, ids: Tensor, excluded: Excluded, chunk_size: int) -> Tensor:
+    """Return how many candidates score higher than each query's tail and how many tie, (2, b) float64; NaN where a
+    score is.
+
+    Shapes:
+        ids: (4, b) int32, of head, relation, tail and time.
+    """
+    entities = model.entity
+    n_queries, n_entities = ids.shape[1], len(entities)
+    query = model.encode(Batch(*ids)).query
+    labels = named("labels", ids[2].long())
+    filtered = _Filtered(excluded, labels)
+    buffer = new_buffer(score, entities, n_queries, chunk_size, "evaluation scores")
+    target = named("scores of the targets", entities.new_zeros(n_queries))
+    counts = entities.new_zeros((2, n_queries), dtype=of_type(entities, "float64"))
+    signs, untied = named("counts of rivals", counts)
+
+    def scores_of(start: int) -> Tensor:
+        chunk = entities[start : start + chunk_size]
+        return score.forward(query, chunk, chunk_view(buffer, n_queries, len(chunk)), grad=False)
+
+    starts = range(0, n_entities, chunk_size)
+    scores = None
+    for start in each(starts, entities):
+        scores = scores_of(start)
+        collect_label_scores(scores, labels, start, target)
+    for start in each(starts, entities):
+        if len(starts) > 1 or scores is None:
+            # Free the last chunk's scores first: without a buffer two would live at once.
+            scores = None
+            scores = scores_of(start)
+        # 0 where all is well, NaN where a score is NaN or overflowed: sign() below would pass NaN off as a tie.
+        largest = named("largest scores", scores.amax(1))
+        untied.add_(largest.sub_(largest))
+        del largest
+        filtered.exclude(scores, start // chunk_size)
+        # In place: 1 where a rival scores higher, 0 where it ties, -1 where lower. Two sums then count all three
+        # without a table of booleans. Sums of ones are exact in float32 below 2^24 candidates a chunk.
+        scores.sub_(target[:, None]).sign_()
+        signs.add_(named("sums of signs", scores.sum(1)))
+        untied.add_(named("sums of signs", scores.abs_().sum(1)))
+    signs.add_(untied).div_(2)  # higher
+    # The target ties with itself: it is one of the ties counted here, and not one of its own rivals.
+    untied.neg_().add_(n_entities - 1)  # ties
+    return counts
+
+
+class _Filtered:
+    """A batch's known true tails, excluded chunk after chunk through one buffer of ``FILTER_PIECE`` positions.
+
+    All positions lie on the host in the order in which the chunks ask for them. The buffer holds a piece of them at a
+    time, so a batch takes as few copies as its pairs fill pieces, mostly one, however many chunks there are.
+    """
+
+    def __init__(self, excluded: Excluded, like: Tensor) -> None:
+        self._positions, self._ends = excluded
+        self._piece = named("filter positions", like.new_empty(FILTER_PIECE))
+        self._done = 0
+
+    def exclude(self, scores: Tensor, chunk: int) -> None:
+        """Set the scores of chunk number ``chunk``, (b, c), to −inf at its pairs; call it for chunk after chunk."""
+        if self._positions is None:
+            return
+        while self._done < self._ends[chunk]:
+            at = self._done % FILTER_PIECE
+            if at == 0:
+                piece = self._positions[self._done : self._done + FILTER_PIECE]
+                self._piece[: len(piece)].copy_(piece, non_blocking=True)
+            last = min(at + self._ends[chunk] - self._done, FILTER_PIECE)
+            scores.view(-1).index_fill_(0, self._piece[at:last], -math.inf)
+            self._done += last - at

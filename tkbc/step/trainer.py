@@ -1,0 +1,94 @@
+"""The step over PyTorch's tensors, with the data it trains on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from memplan.workload import Workload
+from tkbc.data.dataset import Ids, with_reciprocals
+from tkbc.data.intervals import draw_times
+from tkbc.models.base import gradient
+from tkbc.scoring import PairwiseScore, make_score
+from tkbc.step.loss import PhaseMarker, no_phase
+from tkbc.step.stepper import Stepper
+from tkbc.step.waiting import waiting
+
+
+def make_score_of(workload: Workload) -> PairwiseScore:
+    """Return the score of a workload."""
+    return make_score(workload.score, workload.scoring, workload.device, workload.threads, workload.precision)
+
+
+class Trainer(Stepper):
+    """A ``Stepper`` over PyTorch's tensors with its training examples, in an order for each epoch."""
+
+    def __init__(
+        self,
+        workload: Workload,
+        facts: Ids,
+        *,
+        learning_rate: float,
+        seed: int = 0,
+        init_scale: float | None = None,
+        phase: PhaseMarker = no_phase,
+    ) -> None:
+        self.seed = seed
+        super().__init__(
+            workload,
+            make_score_of(workload),
+            torch,
+            learning_rate=learning_rate,
+            generator=torch.Generator(workload.device).manual_seed(seed),
+            init_scale=init_scale,
+            phase=phase,
+        )
+        # Columns, not rows: a micro-batch's heads then lie side by side, as index_select wants its ids.
+        examples = np.ascontiguousarray(with_reciprocals(facts, workload.n_relations).T)
+        self._intervals: tuple[Ids, Ids] | None = None
+        if workload.predicts_time:
+            begin, end = self._intervals = examples[3].copy(), examples[4].copy()
+            examples[4] = (begin > 0) | (end < workload.n_timestamps - 1)
+        # A model that knows no time needs no end.
+        self.examples.copy_(torch.from_numpy(examples[: len(self.examples)]))
+
+    def set_learning_rate(self, rate: float) -> None:
+        """Take the next steps at this rate."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def adopt(self, workload: Workload) -> None:
+        """Go on with other micro-batches, chunks or scoring, which change no result: the next step uses them."""
+        if workload.scoring != self.workload.scoring:
+            self.score = make_score_of(workload)
+        self.workload = self.model.workload = workload
+
+    def persistent_tensors(self) -> Iterator[Tensor]:
+        """Yield every tensor that lives as long as the trainer."""
+        for parameter in self.model.parameters():
+            yield parameter
+            yield gradient(parameter)
+            for state in self.optimizer.state[parameter].values():
+                if isinstance(state, Tensor):
+                    yield state
+        yield self.examples
+        yield self.totals
+
+    def shuffled(self, epoch: int) -> Tensor:
+        """Return the order of the examples in ``epoch``, (2 · n_facts,) int64: a function of seed and epoch alone.
+
+        Examples that hold over an interval take their timestamp for the epoch here, drawn uniformly inside it: a
+        function of seed, epoch and example alone.
+        """
+        if self._intervals is not None:
+            times = torch.from_numpy(draw_times(*self._intervals, self.seed, epoch))
+            with waiting("order of an epoch"):
+                self.examples[3].copy_(times)
+        (seed,) = np.random.SeedSequence([self.seed, epoch]).generate_state(1)
+        with self.phase("shuffle"):
+            order = torch.randperm(self.examples.shape[1], generator=torch.Generator().manual_seed(int(seed)))
+            with waiting("order of an epoch"):
+                return order.to(self.workload.device)
