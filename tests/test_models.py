@@ -28,7 +28,7 @@ def make_model(
     """A float64 model with entries of order 1, so that errors cannot hide in small numbers."""
     model = MODELS[name](build_workload(SHAPE, model=name, rank=rank, score=score, n3_parts=n3_parts))
     generator = torch.Generator().manual_seed(seed)
-    for parameter in in_float64(model, for_autograd=True).parameters():
+    for parameter in in_float64(model).parameters():
         parameter.data.normal_(generator=generator)
     return model
 
@@ -126,9 +126,12 @@ def gradients(model: Model) -> dict[str, Tensor]:
 
 def autograd_of(model: Model, value: Callable[[], Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
     names, parameters = zip(*model.named_parameters(), strict=True)
-    with torch.enable_grad():
-        result = value()
-        found = torch.autograd.grad(result, parameters, allow_unused=True)
+    for parameter in parameters:
+        parameter.requires_grad_()
+    result = value()
+    found = torch.autograd.grad(result, parameters, allow_unused=True)
+    for parameter in parameters:
+        parameter.requires_grad_(False)
     zeros = (torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True))
     return result.detach(), dict(zip(names, zeros, strict=True))
 

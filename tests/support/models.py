@@ -7,10 +7,9 @@ import torch
 from tkbc.models import Model
 
 
-def in_float64(model: Model, *, for_autograd: bool = False) -> Model:
-    """Return ``model`` with its tables in float64, with gradients of zero, ready for autograd if asked."""
+def in_float64(model: Model) -> Model:
+    """Return ``model`` with its tables in float64 and gradients of zero."""
     for parameter in model.parameters():
         parameter.data = parameter.data.double()
         parameter.grad = torch.zeros_like(parameter)
-        parameter.requires_grad_(for_autograd)
     return model
