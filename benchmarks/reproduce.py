@@ -22,7 +22,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 os.environ.setdefault("GOMP_SPINCOUNT", "100")  # as memplan train sets it for fused L1 runs
 
@@ -30,7 +30,7 @@ import torch
 from timing import take_turns
 
 from memplan.files import read_lines, read_object
-from memplan.workload import PAIRRE_SETTINGS, ModelName, Workload
+from memplan.workload import PAIRRE_SETTINGS, Workload
 from tkbc.step.trainer import Trainer
 from tkbc.verify import random_facts
 
@@ -83,7 +83,7 @@ EXPERIMENTS: dict[str, list[Cell]] = {
         for rank, batch in ((100, 1000), (100, 256), (64, 512), (50, 256))
     ],
     "demo": [
-        Cell(f"{model}, demo graph", f"--dataset demo --model {model}") for model in reversed(get_args(ModelName))
+        Cell(f"{model}, demo graph", f"--dataset demo --model {model}") for model in reversed(tuple(TRAITS))
     ],
 }
 

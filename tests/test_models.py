@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import get_args
 
 import pytest
 import torch
@@ -16,7 +15,7 @@ from tkbc.scoring.reference import FORMULAS
 from tkbc.verify import random_facts
 
 SHAPE = Shape(n_entities=31, n_relations=4, n_timestamps=9, n_facts=40)
-MODEL_NAMES: tuple[ModelName, ...] = get_args(ModelName)
+MODEL_NAMES: tuple[ModelName, ...] = tuple(TRAITS)
 PAIRRE = [name for name in MODEL_NAMES if not TRAITS[name].is_complex]
 TEMPORAL = [name for name in MODEL_NAMES if TRAITS[name].is_temporal]
 SCORED = [(name, score) for name in MODEL_NAMES for score in TRAITS[name].scores]
