@@ -83,7 +83,8 @@ EXPERIMENTS: dict[str, list[Cell]] = {
         for rank, batch in ((100, 1000), (100, 256), (64, 512), (50, 256))
     ],
     "demo": [
-        Cell(f"{model}, demo graph", f"--dataset demo --model {model}") for model in reversed(tuple(TRAITS))
+        Cell(f"{model}, demo graph", f"--dataset demo --model {model}")
+        for model in ("TNTPairRE", "TPairRE", "PairRE", "TNTComplEx", "TComplEx", "ComplEx")
     ],
 }
 
