@@ -60,11 +60,16 @@ def formula(model: Model, h: Tensor, r: Tensor, t: Tensor, time: Tensor) -> Tens
         parts = []
         if name != "TPairRE":
             parts.append(tables[f"relation_{which}"][r])
-        if name != "PairRE":
+        if name not in ("PairRE", "ContinuousPairRE"):
             parts.append(tables[f"relation_{which}_temporal"][r] * tables["time"][time])
         return sum(parts)  # type: ignore[return-value]
 
     left, right = tables["entity"][h] * side("head"), tables["entity"][t] * side("tail")
+    if name == "ContinuousPairRE":
+        alpha = 1 / (1 + torch.exp(-tables["relation_gate"][r]))
+        frequency, phase = tables["wave"]
+        gate = alpha * torch.cos(frequency * time[..., None] / (SHAPE.n_timestamps - 1) + phase) + 1 - alpha
+        left, right = gate * left, gate * right
     match model.workload.score:
         case "l1":
             return -torch.linalg.vector_norm(left - right, ord=1, dim=-1)
@@ -102,11 +107,12 @@ def n3_of(model: Model, batch: Batch) -> Tensor:
     elif model.workload.n3_parts:
         factors = [tables["entity"][h].abs(), tables["entity"][t].abs()]
         for name, table in tables.items():
-            if name.startswith("relation"):
+            if name.startswith("relation") and name != "relation_gate":
                 at_time = tables["time"][time] if name.endswith("_temporal") else 1
                 factors.append((table[r] * at_time).abs())
     else:
-        relation = sum(table[r] for name, table in tables.items() if name.startswith("relation"))
+        vectors = (table for name, table in tables.items() if name.startswith("relation") and name != "relation_gate")
+        relation = sum(table[r] for table in vectors)
         assert isinstance(relation, Tensor)
         factors = [tables["entity"][h].abs(), relation.abs(), tables["entity"][t].abs()]
     return sum((factor**3).sum() for factor in factors)  # type: ignore[return-value]
