@@ -135,4 +135,5 @@ def compare(
         from memplan.app.views.tables import comparison_report
         from memplan.app.views.terminal import make_console
 
-        make_console().print(comparison_report(rows, target))
+        console = make_console()
+        console.print(comparison_report(console, rows, target))

@@ -108,7 +108,7 @@ def runs(
 ) -> None:
     """List past and present runs with their plan, memory and MRR, the newest first."""
     from memplan.app.views.tables import runs_listing
-    from memplan.app.views.terminal import listing, make_console
+    from memplan.app.views.terminal import make_console
     from tkbc.runs.listing import RUNS, list_runs
 
     if folder is not None and not folder.is_dir():
@@ -117,7 +117,8 @@ def runs(
     if as_json:
         print_json({"runs": [run.as_json() for run in found]})
     else:
-        make_console().print(listing(*runs_listing(found)) if found else f"no runs in {folder or RUNS}/")
+        console = make_console()
+        console.print(runs_listing(console, found) if found else f"no runs in {folder or RUNS}/")
 
 
 def monitor(

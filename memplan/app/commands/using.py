@@ -34,11 +34,12 @@ def predict(
     if as_json:
         print_json(found)
         return
-    from memplan.app.views.terminal import listing, make_console
+    from memplan.app.views.terminal import listing, make_console, printable
 
     question = (found["head"] or "?", found["relation"], found["tail"] or "?", found["time"])
     console = make_console()
-    console.print("  ".join(part for part in question if part is not None), style="bold", soft_wrap=True)
+    asked = printable("  ".join(part for part in question if part is not None))
+    console.print(asked, style="bold", soft_wrap=True)
     _print_source(found)
     columns = (">", "head" if found["head"] is None else "tail", "score>", "probability>", "known")
     rows = (
@@ -58,10 +59,10 @@ def _known(row: dict[str, Any]) -> str:
 
 
 def _print_source(found: dict[str, Any]) -> None:
-    from memplan.app.views.terminal import make_console
+    from memplan.app.views.terminal import make_console, printable
 
     what = f"{found['model']} on {found['dataset']}, {found['run']}, checkpoint {found['checkpoint']}"
-    make_console().print(what, style="dim", soft_wrap=True)
+    make_console().print(printable(what), style="dim", soft_wrap=True)
 
 
 def nearest(
@@ -79,9 +80,9 @@ def nearest(
     if as_json:
         print_json(found)
         return
-    from memplan.app.views.terminal import listing, make_console
+    from memplan.app.views.terminal import listing, make_console, printable
 
-    make_console().print(found["of"], style="bold", soft_wrap=True)
+    make_console().print(printable(found["of"]), style="bold", soft_wrap=True)
     _print_source(found)
     rows = ((str(row["place"]), row[of], f"{row['cosine']:.4f}") for row in found["nearest"])
     make_console().print(listing((">", of, "cosine>"), rows))
