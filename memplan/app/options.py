@@ -87,6 +87,7 @@ OPTIONS: dict[str, OptionInfo] = {
 }
 """How each field of a request is written on the command line, and what its help says."""
 
+RUN_HELP = "A run's folder, its name in runs/, or latest."
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
 
 

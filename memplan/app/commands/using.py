@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from memplan.app.commands import print_json
-from memplan.app.options import AsJson
+from memplan.app.options import RUN_HELP, AsJson
 
-Run = Annotated[Path, typer.Argument(help="The run's folder.")]
+Run = Annotated[Path, typer.Argument(help=RUN_HELP)]
 Top = Annotated[int, typer.Option(min=1, help="How many to list.")]
 DataDir = Annotated[Path | None, typer.Option(help="Where datasets lie; else as when it was trained.")]
 
@@ -29,8 +29,9 @@ def predict(
 ) -> None:
     """List the likeliest tails (or heads) of a question with a run's best checkpoint, and mark those that are known."""
     from memplan.app.jobs.use import predict_command
+    from tkbc.runs.listing import find_run
 
-    found = predict_command(run, head, relation, tail, time, top, data_dir)
+    found = predict_command(find_run(run), head, relation, tail, time, top, data_dir)
     if as_json:
         print_json(found)
         return
@@ -75,8 +76,9 @@ def nearest(
 ) -> None:
     """List the entities (or relations, times) whose embeddings in a run's best checkpoint are nearest by cosine."""
     from memplan.app.jobs.use import nearest_command
+    from tkbc.runs.listing import find_run
 
-    found = nearest_command(run, name, of, top, data_dir)
+    found = nearest_command(find_run(run), name, of, top, data_dir)
     if as_json:
         print_json(found)
         return
@@ -96,8 +98,9 @@ def export(
 ) -> None:
     """Write every embedding table of a run's best checkpoint, with labels, to one file: NumPy's npz, or Parquet."""
     from memplan.app.jobs.use import export_command
+    from tkbc.runs.listing import find_run
 
-    tables = export_command(run, file, data_dir, force=force)
+    tables = export_command(find_run(run), file, data_dir, force=force)
     typer.echo(f"{file} holds {', '.join(f'{name} ({rows:,} rows)' for name, rows in tables.items())}")
 
 
@@ -109,5 +112,6 @@ def report(
 ) -> None:
     """Write a run on one HTML page: quality, learning curves, plan, memory, settings, the command that repeats it."""
     from memplan.app.views.page import write_page
+    from tkbc.runs.listing import find_run
 
-    typer.echo(f"the report is {write_page(run, output)}")
+    typer.echo(f"the report is {write_page(find_run(run), output)}")

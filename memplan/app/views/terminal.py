@@ -27,8 +27,11 @@ PIPE_WIDTH = 1000
 def make_console() -> Console:
     """Return a console that keeps lines whole in a pipe, where there is no width to fit."""
     # No markup and no emoji: a name such as "r:x:y" or "[a]" stands for itself.
-    console = Console(highlight=False, markup=False, emoji=False)
-    return console if console.is_terminal else Console(highlight=False, markup=False, emoji=False, width=PIPE_WIDTH)
+    # A notebook's cell is written to as a stream, too: as HTML every print would be a block of its own.
+    console = Console(highlight=False, markup=False, emoji=False, force_jupyter=False)
+    if not console.is_terminal:
+        console.width = PIPE_WIDTH
+    return console
 
 
 def printable(text: str) -> str:
