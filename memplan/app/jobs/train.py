@@ -14,6 +14,7 @@ from memplan.app.request import SearchRequest, of_loaded
 from memplan.app.views.next_steps import after_training
 from memplan.app.views.terminal import make_console, plan_summary, printable
 from memplan.catalog.recipes import find_recipe
+from memplan.device.present import present_gpus
 from memplan.device.target import Target, resolve
 from memplan.errors import DoesNotFitError, MemplanError, UsageError
 from memplan.memory.cuda.environment import notice
@@ -84,6 +85,10 @@ def run_command(
     console = make_console()
     if target.device == "cuda" and (not_modelled := notice()) is not None:
         console.print(not_modelled, soft_wrap=True)
+    if target.device == "cuda" and not present_gpus():
+        # Nothing is announced that PyTorch, asked now, would refuse.
+        prepare_torch(plan)
+        check_device(plan, target)
     # Before PyTorch is loaded, which takes seconds: the user sees at once what is about to happen.
     _announce(console, plan, target, train_settings, source, auto_fit=auto_fit)
     prepare_torch(plan)
