@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 
 _FACTORS = {
-    "": 1,
     "B": 1,
     **{f"{prefix}B": 1000**power for power, prefix in enumerate("KMGT", start=1)},
     **{f"{prefix}iB": 1024**power for power, prefix in enumerate("KMGT", start=1)},
+    **{prefix: 1024**power for power, prefix in enumerate("KMGT", start=1)},
 }
 _BY_LOWER_CASE = {name.lower(): factor for name, factor in _FACTORS.items()}
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([A-Za-z]*)")
@@ -16,21 +16,25 @@ MAX_BYTES = 2**63 - 1
 
 
 def parse_bytes(text: str) -> int:
-    """Return the number of bytes that ``text`` names: ``"8GiB"``, ``"200 MB"``, ``"1.5 GiB"``, ``"123456"``.
+    """Return the number of bytes that ``text`` names: ``"8GiB"``, ``"200 MB"``, ``"8g"``, ``"123456 B"``.
 
-    The unit's case does not matter. ``K``, ``M``, ``G`` and ``T`` alone are refused: they do not say whether a
-    thousand or 1,024 is meant.
+    The unit's case does not matter. ``K``, ``M``, ``G`` and ``T`` alone count in 1,024, as docker, java and systemd
+    read them, so that "8g" is an 8 GiB card's memory.
 
     Raises:
-        ValueError: the text is no size, its unit is unknown, or it is not between 1 byte and 2^63 − 1.
+        ValueError: the text is no size, its unit is missing or unknown, or it is not between 1 byte and 2^63 − 1.
     """
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise ValueError(f"{text!r} is no size; write a number and a unit, such as 8GiB, 200MiB or 1.5GB")
     number, unit = match.groups()
+    if not unit:
+        raise ValueError(f"{text!r} has no unit; write {number}GiB, {number}MiB or {number}B")
     factor = _BY_LOWER_CASE.get(unit.lower())
     if factor is None:
-        raise ValueError(f"{text!r}: {unit!r} is no unit of size; use B, KB, MB, GB, TB or KiB, MiB, GiB, TiB")
+        raise ValueError(
+            f"{text!r}: {unit!r} is no unit of size; use B, KB, MB, GB, TB or KiB, MiB, GiB, TiB (G alone is GiB)"
+        )
     value = float(number) * factor if "." in number else int(number) * factor
     if not 1 <= value <= MAX_BYTES:
         raise ValueError(f"{text!r} is out of range; a size lies between 1 B and {MAX_BYTES} B")

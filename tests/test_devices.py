@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -132,5 +133,84 @@ def test_the_catalog_has_the_gpus_that_people_have() -> None:
         assert gpu.source
         assert 1e9 < gpu.bytes_per_second < 1e13 < 100 * gpu.flops_per_second
     assert resolve("H100", None).workspace_bytes == 32 * 2**20
-    assert recognize("NVIDIA GeForce RTX 3060 Laptop GPU", 6 * GIB) == GPUS["RTX 3060"]
     assert recognize("Matrox Mystique", GIB) is None
+
+
+@pytest.mark.parametrize(
+    ("printed", "name"),
+    [
+        ("NVIDIA A100-SXM4-40GB", "A100 40GB"),
+        ("NVIDIA A100-SXM4-80GB", "A100 80GB"),
+        ("NVIDIA A100-PCIE-40GB", "A100 40GB"),
+        ("NVIDIA A100 80GB PCIe", "A100 80GB"),
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA H100 PCIe", "H100 PCIe"),
+        ("NVIDIA H100 NVL", "H100 NVL"),
+        ("Tesla T4", "T4"),
+        ("Tesla V100-SXM2-32GB", "V100 32GB"),
+        ("Tesla V100-PCIE-16GB", "V100"),
+        ("Tesla P100-PCIE-16GB", "P100"),
+        ("NVIDIA L4", "L4"),
+        ("NVIDIA L40S", "L40S"),
+        ("NVIDIA A10G", "A10G"),
+        ("NVIDIA RTX A6000", "RTX A6000"),
+        ("NVIDIA RTX 6000 Ada Generation", "RTX 6000 Ada"),
+        ("Quadro RTX 8000", "Quadro RTX 8000"),
+        ("NVIDIA GeForce RTX 3060", "RTX 3060"),
+        ("NVIDIA GeForce RTX 3060 Laptop GPU", "RTX 3060 Laptop"),
+        ("NVIDIA GeForce RTX 4070 Ti SUPER", "RTX 4070 Ti SUPER"),
+        ("NVIDIA GeForce RTX 2060 with Max-Q Design", "RTX 2060"),
+        ("NVIDIA GeForce GTX 1060 6GB", "GTX 1060"),
+        ("NVIDIA GeForce GTX 1650", "GTX 1650"),
+        ("3060 Ti", "RTX 3060 Ti"),
+    ],
+)
+def test_names_as_nvidia_smi_prints_them_and_people_write_them(printed: str, name: str) -> None:
+    assert find_gpu(printed).name == name
+
+
+def test_a_laptop_s_chip_is_not_the_card_of_its_name() -> None:
+    laptop, card = resolve("RTX 3060 Laptop GPU", None), resolve("RTX 3060", None)
+    assert (laptop.total_bytes, card.total_bytes) == (round(6 * GIB * 0.92), round(12 * GIB * 0.92))
+    assert recognize("NVIDIA GeForce RTX 3060 Laptop GPU", 6 * GIB) == GPUS["RTX 3060 Laptop"]
+    assert recognize("NVIDIA GeForce RTX 3080 Laptop GPU", 16 * GIB - 1) == GPUS["RTX 3080 Laptop 16GB"]
+    assert recognize("NVIDIA GeForce RTX 4060 Ti", 8 * GIB) == GPUS["RTX 4060 Ti 8GB"]
+    for gpu in GPUS.values():
+        assert find_gpu(gpu.name) == gpu, "every name means itself"
+
+
+def test_a_name_with_two_sizes_is_asked_about_and_a_wrong_size_told() -> None:
+    with pytest.raises(UsageError, match=r"A100: there is more than one; say which: 'A100 40GB' or 'A100 80GB'$"):
+        resolve("A100", None)
+    with pytest.raises(UsageError, match=r"there is none; 'RTX 3060' has 12 GiB, 'RTX 3060 Laptop' has 6 GiB$"):
+        resolve("RTX 3060 6GB", None)
+    with pytest.raises(UsageError, match="RTX 2060 Laptop: there is none; 'RTX 2060' has 6 GiB"):
+        resolve("RTX 2060 Laptop", None)
+
+
+def test_a_size_is_a_gpu_of_which_nothing_else_is_known() -> None:
+    unknown, known = resolve("8GiB", None), resolve("RTX 3070", None)
+    assert (unknown.device, unknown.budget_bytes) == ("cuda", known.budget_bytes)
+    assert "unknown otherwise" in unknown.budget_source
+    shape = find_dataset("ICEWS14").shape
+    careful = plan(shape, unknown, model="TNTPairRE")
+    assert careful.scoring == "fused"
+    for gpu in GPUS.values():
+        if gpu.memory_gib == 8 and gpu.capability >= (7, 0):
+            target = resolve(gpu.name, None)
+            assert unknown.rates.bytes_per_second <= target.rates.bytes_per_second
+            assert unknown.workspace_bytes >= target.workspace_bytes
+            assert careful.peak.device_bytes <= target.budget_bytes
+    assert resolve("8GiB", "2GiB").budget_bytes == 2 * GIB
+    assert resolve("3060", None).name == "RTX 3060", "a bare number is a name"
+
+
+def test_the_tables_say_why_a_card_is_out() -> None:
+    why = "Triton, which compiles the fused L1 kernel, needs compute capability 7.0 (Volta), and they are older"
+    for command in (["devices"], ["compare", "--dataset", "ICEWS14", "--device", "T4", "--ranks", "64"]):
+        shown = CliRunner().invoke(app, command).stdout
+        told = re.search(rf"(?:leaves out|fused L1 on) (.*): {re.escape(why)}", shown)
+        assert told is not None
+        old = {name for name, gpu in GPUS.items() if gpu.capability < (7, 0)}
+        small = {name for name in old if GPUS[name].memory_gib < 4}  # compare: out for its memory already
+        assert set(told[1].split(", ")) == (old if command == ["devices"] else old - small)

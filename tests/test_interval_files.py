@@ -97,8 +97,8 @@ def test_the_format_is_the_one_that_most_lines_have(tmp_path: Path) -> None:
     with pytest.raises(MemplanError, match=r"test:1: .* where <occursSince> or <occursUntil> is expected"):
         read_folder(write(tmp_path, yago15k, yago15k), "yago15k")
     ignored_column = "1\t2\t3\t24\t0\n"
-    with pytest.raises(MemplanError, match=r"3 lines cannot be read as facts"):
-        read_folder(write(tmp_path, ignored_column, ignored_column, ignored_column), "another project's")
+    with pytest.raises(MemplanError, match=r"train:3: no line of ids, time and 0 or -1"):
+        read_folder(write(tmp_path, ignored_column * 2 + "1\t2\t3\t24\t7\n", ignored_column), "another project's")
 
 
 def test_facts_that_are_all_open_have_no_timestamp(tmp_path: Path) -> None:

@@ -40,6 +40,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return its exit status."""
+    from memplan.app.streams import lose_no_output
+
+    lose_no_output()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     # "--batch_size 200 \  # smaller" escapes the blank, not the line break: the shell hands us a blank argument, and
     # the comment ends the command, so that flags on later lines never arrive.

@@ -96,9 +96,10 @@ def plan(
 def _options(dataset: str | Path | Shape, settings: Settings) -> dict[str, Any]:
     """Return the commands' options, which are text where a number or a path is as natural."""
     options: dict[str, Any] = {**settings}
-    for name in ("rank", "budget"):
-        if options.get(name) is not None:
-            options[name] = str(options[name])
+    if options.get("rank") is not None:
+        options["rank"] = str(options["rank"])
+    if isinstance(options.get("budget"), int):
+        options["budget"] = f"{options['budget']}B"
     if options.get("data_dir") is not None:
         options["data_dir"] = Path(options["data_dir"])
     return {**(dataset.model_dump() if isinstance(dataset, Shape) else {"dataset": str(dataset)}), **options}

@@ -63,7 +63,8 @@ OPTIONS: dict[str, OptionInfo] = {
     "eval_batch_size": typer.Option(help="Queries ranked at once.", rich_help_panel=_HOW),
     "eval_chunk_size": typer.Option(help="Entities scored at once when ranking.", rich_help_panel=_HOW),
     "device": typer.Option(
-        help="cpu, cuda, or a GPU's name such as T4; else the GPU present, else cpu.", rich_help_panel=_WHERE
+        help="cpu, cuda, a GPU's name such as T4, or its memory such as 8GiB; else the GPU present, else cpu.",
+        rich_help_panel=_WHERE,
     ),
     "budget": typer.Option(help="Memory that the run may take, such as 8GiB or 200MiB.", rich_help_panel=_WHERE),
     "alloc_conf": typer.Option(
@@ -86,6 +87,7 @@ OPTIONS: dict[str, OptionInfo] = {
 }
 """How each field of a request is written on the command line, and what its help says."""
 
+RUN_HELP = "A run's folder, its name in runs/, or latest."
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
 
 

@@ -13,6 +13,9 @@ Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 """A dataset's parts, and the names of their files."""
 
+ENDINGS = ("", ".txt", ".tsv", ".csv", ".gz", ".txt.gz", ".tsv.gz", ".csv.gz")
+"""What may follow a split's name."""
+
 
 def data_folder(data_dir: Path | None) -> Path:
     """Return where datasets lie: ``data_dir``, else ``$TKBC_DATA``, else the user's data directory."""
@@ -26,9 +29,21 @@ def data_folder(data_dir: Path | None) -> Path:
     return Path(platformdirs.user_data_dir("tkbc"))
 
 
+def split_files(folder: Path) -> dict[Split, Path]:
+    """Return the file of each split that ``folder`` has; of several the plain name, then the first of ``ENDINGS``."""
+    found: dict[Split, Path] = {}
+    for split in SPLITS:
+        paths = (folder / f"{split}{ending}" for ending in ENDINGS)
+        path = next((path for path in paths if path.is_file()), None)
+        if path is not None:
+            found[split] = path
+    return found
+
+
 def missing_files(folder: Path) -> list[str]:
-    """Return the split files that ``folder`` lacks."""
-    return [name for name in SPLITS if not (folder / name).is_file()]
+    """Return the splits of which ``folder`` has no file."""
+    found = split_files(folder)
+    return [name for name in SPLITS if name not in found]
 
 
 def find_folder(entry: DatasetEntry, data_dir: Path | None) -> Path | None:

@@ -1,4 +1,4 @@
-"""GPUs by name: memory and rates as their maker states them, each with the document that holds the figures.
+"""GPUs by name: memory and rates as their maker states them, and which of them a name means.
 
 Rates are peaks at boost clock, fp32 outside tensor cores; they order plans and promise nothing. Checked against public
 tables of the same figures; ``memplan calibrate`` replaces them by what a GPU at hand really does.
@@ -6,9 +6,12 @@ tables of the same figures; ``memplan calibrate`` replaces them by what a GPU at
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
-from memplan.errors import unknown_name
+from memplan.catalog.gpu_figures import FIGURES
+from memplan.errors import UsageError, unknown_name
 
 GIB = 2**30
 
@@ -25,87 +28,79 @@ class Gpu(NamedTuple):
     """CUDA compute capability."""
     source: str
 
+    @property
+    def memory_gib(self) -> int:
+        """Nominal memory in GiB: what a name such as "A100 40GB" holds as GB."""
+        return self.memory_bytes // GIB
+
 
 def _gpu(name: str, memory_gib: int, tflops: float, gb_per_second: float, capability: str, source: str) -> Gpu:
     major, minor = capability.split(".")
     return Gpu(name, memory_gib * GIB, tflops * 1e12, gb_per_second * 1e9, (int(major), int(minor)), source)
 
 
-GPUS: dict[str, Gpu] = {
-    gpu.name: gpu
-    for gpu in (
-        _gpu("GTX 1050 Ti", 4, 2.1, 112, "6.1", "NVIDIA GeForce GTX 1050 Ti product specifications page"),
-        _gpu("GTX 1060", 6, 4.4, 192, "6.1", "NVIDIA GeForce GTX 1060 product specifications page (6 GB card)"),
-        _gpu(
-            "GTX 1070",
-            8,
-            6.5,
-            256,
-            "6.1",
-            "NVIDIA GeForce GTX 1070 product specifications page (boost clock times cores)",
-        ),
-        _gpu("GTX 1080", 8, 8.9, 320, "6.1", "NVIDIA GeForce GTX 1080 whitepaper"),
-        _gpu("GTX 1080 Ti", 11, 11.3, 484, "6.1", "NVIDIA GeForce GTX 1080 Ti product specifications page"),
-        _gpu("GTX 1650", 4, 3.0, 128, "7.5", "NVIDIA GeForce GTX 1650 product specifications page (GDDR5 card)"),
-        _gpu("GTX 1660 Ti", 6, 5.4, 288, "7.5", "NVIDIA GeForce GTX 1660 Ti product specifications page"),
-        _gpu("RTX 2060", 6, 6.5, 336, "7.5", "NVIDIA GeForce RTX 2060 product specifications page (6 GB card)"),
-        _gpu("RTX 2070", 8, 7.5, 448, "7.5", "NVIDIA Turing GPU Architecture whitepaper (reference clock)"),
-        _gpu("RTX 2080", 8, 10.1, 448, "7.5", "NVIDIA Turing GPU Architecture whitepaper (reference clock)"),
-        _gpu("RTX 2080 Ti", 11, 13.4, 616, "7.5", "NVIDIA Turing GPU Architecture whitepaper (reference clock)"),
-        _gpu("RTX 3050", 8, 9.1, 224, "8.6", "NVIDIA GeForce RTX 3050 product specifications page (8 GB card)"),
-        _gpu("RTX 3060", 12, 12.7, 360, "8.6", "NVIDIA GeForce RTX 3060 product specifications page (12 GB card)"),
-        _gpu("RTX 3070", 8, 20.3, 448, "8.6", "NVIDIA Ampere GA102 GPU Architecture whitepaper"),
-        _gpu("RTX 3080", 10, 29.8, 760, "8.6", "NVIDIA Ampere GA102 GPU Architecture whitepaper (10 GB card)"),
-        _gpu("RTX 3090", 24, 35.6, 936, "8.6", "NVIDIA Ampere GA102 GPU Architecture whitepaper"),
-        _gpu("RTX 4060", 8, 15.1, 272, "8.9", "NVIDIA GeForce RTX 4060 product specifications page"),
-        _gpu(
-            "RTX 4060 Ti 16GB",
-            16,
-            22.1,
-            288,
-            "8.9",
-            "NVIDIA GeForce RTX 4060 Ti product specifications page (boost clock times cores)",
-        ),
-        _gpu("RTX 4070", 12, 29.1, 504, "8.9", "NVIDIA GeForce RTX 4070 product specifications page (GDDR6X card)"),
-        _gpu("RTX 4080", 16, 48.7, 717, "8.9", "NVIDIA Ada GPU Architecture whitepaper"),
-        _gpu("RTX 4090", 24, 82.6, 1008, "8.9", "NVIDIA Ada GPU Architecture whitepaper"),
-        _gpu("RTX 5060", 8, 19.2, 448, "12.0", "NVIDIA GeForce RTX 5060 product specifications page"),
-        _gpu("RTX 5070", 12, 30.9, 672, "12.0", "NVIDIA RTX Blackwell GPU Architecture whitepaper"),
-        _gpu("RTX 5080", 16, 56.3, 960, "12.0", "NVIDIA RTX Blackwell GPU Architecture whitepaper"),
-        _gpu("RTX 5090", 32, 104.8, 1792, "12.0", "NVIDIA RTX Blackwell GPU Architecture whitepaper"),
-        _gpu("P100", 16, 9.3, 732, "6.0", "NVIDIA Tesla P100 PCIe datasheet (PCIe)"),
-        _gpu("V100", 16, 15.7, 900, "7.0", "NVIDIA V100 datasheet (SXM2)"),
-        _gpu("V100 32GB", 32, 15.7, 900, "7.0", "NVIDIA V100 datasheet (SXM2)"),
-        _gpu("T4", 16, 8.1, 320, "7.5", "NVIDIA T4 datasheet (256 bits at 10 Gbps)"),
-        _gpu("A10", 24, 31.2, 600, "8.6", "NVIDIA A10 product page"),
-        _gpu("A10G", 24, 35.0, 600, "8.6", "NVIDIA A10G datasheet (published by AWS)"),
-        _gpu("L4", 24, 30.3, 300, "8.9", "NVIDIA L4 product page"),
-        _gpu("L40S", 48, 91.6, 864, "8.9", "NVIDIA L40S product page"),
-        _gpu("RTX A4000", 16, 19.2, 448, "8.6", "NVIDIA RTX A4000 datasheet"),
-        _gpu("RTX A6000", 48, 38.7, 768, "8.6", "NVIDIA RTX A6000 datasheet"),
-        _gpu("RTX 6000 Ada", 48, 91.1, 960, "8.9", "NVIDIA RTX 6000 Ada Generation datasheet"),
-        _gpu("A100 40GB", 40, 19.5, 1555, "8.0", "NVIDIA A100 datasheet (SXM4)"),
-        _gpu("A100 80GB", 80, 19.5, 2039, "8.0", "NVIDIA A100 datasheet (SXM4)"),
-        _gpu("H100", 80, 66.9, 3350, "9.0", "NVIDIA H100 Tensor Core GPU Architecture whitepaper (SXM5)"),
-        _gpu(
-            "H100 PCIe", 80, 51.2, 2000, "9.0", "NVIDIA H100 PCIe GPU product brief PB-11133-001 (bandwidth at least)"
-        ),
-        _gpu("H200", 141, 66.9, 4800, "9.0", "NVIDIA H200 product page (SXM, nominal GB)"),
+GPUS: dict[str, Gpu] = {gpu.name: gpu for gpu in (_gpu(*row) for row in FIGURES)}
+
+
+class _Name(NamedTuple):
+    """What a GPU's name says: its chip, whether a laptop's, how it is mounted, its memory."""
+
+    chip: str
+    is_laptop: bool
+    mount: str | None
+    gib: int | None
+
+
+_NOISE = {
+    "nvidia", "geforce", "tesla", "graphics", "gpu", "generation", "with", "max", "q", "design", "hbm2", "hbm2e",
+    "hbm3", "hbm3e", "vram",
+}  # fmt: skip
+_SIZE = re.compile(r"\b(\d+)\s*gi?b\b")
+_MOUNT = re.compile(r"\b(pcie|sxm)\d?\b")
+_LAPTOP = re.compile(r"\b(laptop|mobile|notebook)\b")
+
+
+def _parse(name: str) -> _Name:
+    # A part of a GPU, as MIG names it, is that GPU's; the part's own size says nothing about the whole.
+    text = re.sub(r"[-_/,()\s]+", " ", name.lower()).split(" mig ")[0]
+    size, mount = _SIZE.search(text), _MOUNT.search(text)
+    rest = _LAPTOP.sub(" ", _MOUNT.sub(" ", _SIZE.sub(" ", text)))
+    return _Name(
+        chip="".join(word for word in rest.split() if word not in _NOISE),
+        is_laptop=_LAPTOP.search(text) is not None,
+        mount=mount[1] if mount else None,
+        gib=int(size[1]) if size else None,
     )
-}
 
 
 def find_gpu(name: str) -> Gpu:
-    """Return the catalog's GPU for ``name``: case, blanks, dashes and words such as NVIDIA or PCIe do not matter.
+    """Return the catalog's GPU that ``name`` means, as people write it or as nvidia-smi prints it.
+
+    Case, blanks, dashes, words such as NVIDIA and the way it is mounted do not matter; "Laptop" does, for a laptop's
+    chip is another one than the card's. Where memory comes in two sizes and neither is the usual one, both are named.
 
     Raises:
-        UsageError: there is none; the message lists the nearest names.
+        UsageError: there is none, or more than one; the message lists the nearest names.
     """
-    wanted = _key(name)
-    for gpu in GPUS.values():
-        if _key(gpu.name) == wanted:
-            return gpu
-    raise unknown_name("device", name, [*GPUS, "cpu", "cuda"])
+    wanted = _parse(name)
+    alike = _named_alike(wanted)
+    if wanted.gib is not None:
+        alike = [gpu for gpu in alike if gpu.memory_gib == wanted.gib]
+    elif len(alike) > 1:
+        # "V100" is the catalog's name of one of the two; "A100" is of none.
+        alike = [gpu for gpu in alike if _parse(gpu.name).gib is None] or alike
+    if len(alike) > 1:
+        names = [gpu.name for gpu in alike]
+        raise UsageError(f"--device {name}: there is more than one; say which: {' or '.join(map(repr, names))}")
+    if not alike:
+        namesakes = [
+            gpu for is_laptop in (False, True) for gpu in _named_alike(wanted._replace(is_laptop=is_laptop, gib=None))
+        ]
+        if namesakes:
+            known = ", ".join(f"{gpu.name!r} has {gpu.memory_gib} GiB" for gpu in namesakes)
+            raise UsageError(f"--device {name}: there is none; {known}")
+        raise unknown_name("device", name, [*GPUS, "cpu", "cuda"])
+    return alike[0]
 
 
 def recognize(name: str, total_bytes: int) -> Gpu | None:
@@ -113,27 +108,21 @@ def recognize(name: str, total_bytes: int) -> Gpu | None:
 
     Of several with that name the one whose nominal memory is nearest is meant.
     """
-    found = _key(name)
-    alike = [gpu for gpu in GPUS.values() if found.startswith(_key(gpu.name)) or _key(gpu.name).startswith(found)]
-    longest = max((len(_key(gpu.name)) for gpu in alike), default=0)
-    alike = [gpu for gpu in alike if len(_key(gpu.name)) == longest or _key(gpu.name).startswith(found)]
-    return min(alike, key=lambda gpu: abs(gpu.memory_bytes - total_bytes), default=None)
+    found = _named_alike(_parse(name))
+    return min(found, key=lambda gpu: abs(gpu.memory_bytes - total_bytes), default=None)
 
 
-def _key(text: str) -> str:
-    words = text.lower().replace("-", " ").split()
-    noise = (
-        "nvidia",
-        "geforce",
-        "tesla",
-        "graphics",
-        "sxm",
-        "sxm2",
-        "sxm4",
-        "sxm5",
-        "generation",
-        "laptop",
-        "gpu",
-        "hbm3",
-    )
-    return "".join(word for word in words if word not in noise)
+def _named_alike(wanted: _Name) -> list[Gpu]:
+    """Return the GPUs of a name whatever their memory; mounted so, where the catalog tells that apart."""
+    same = list(_of_chip(wanted.chip, wanted)) or [
+        gpu for series in ("rtx", "gtx") for gpu in _of_chip(series + wanted.chip, wanted)
+    ]
+    mounted = [gpu for gpu in same if _parse(gpu.name).mount == wanted.mount]
+    return mounted or [gpu for gpu in same if _parse(gpu.name).mount is None]
+
+
+def _of_chip(chip: str, wanted: _Name) -> Iterable[Gpu]:
+    for gpu in GPUS.values():
+        named = _parse(gpu.name)
+        if (named.chip, named.is_laptop) == (chip, wanted.is_laptop):
+            yield gpu

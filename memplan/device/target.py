@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from memplan.catalog.gpus import Gpu, find_gpu, recognize
+from memplan.catalog.gpus import GPUS, Gpu, find_gpu, recognize
 from memplan.device import calibration
 from memplan.device import present as machine
 from memplan.device.present import PresentGpu
@@ -14,6 +14,7 @@ from memplan.device.workspace import WORKSPACE_VARIABLE, workspace_bytes
 from memplan.errors import MemplanError, UsageError
 from memplan.units import format_bytes, parse_bytes
 from memplan.workload import DEFAULT_WORKSPACE_BYTES, DeviceType
+from memplan.workload.rules import OLDEST_FOR_TRITON
 
 MIB = 2**20
 CUDA_CONTEXT_BYTES = 450 * MIB
@@ -53,9 +54,10 @@ class Target(NamedTuple):
 def resolve(device: str | None, budget: str | None) -> Target:
     """Return the target that ``--device`` and ``--budget`` name.
 
-    ``device``: ``cpu``, ``cuda`` (the first GPU present), a GPU's name from the catalog, or None: the GPU present if
-    there is one, else the CPU. ``budget``: a size, or None: what the device has to give. Where ``memplan calibrate``
-    has measured the device, its figures take the place of the catalog's.
+    ``device``: ``cpu``, ``cuda`` (the first GPU present), a GPU's name from the catalog, a size such as ``8GiB`` (a GPU
+    of which nothing else is known), or None: the GPU present if there is one, else the CPU. ``budget``: a size, or
+    None: what the device has to give. Where ``memplan calibrate`` has measured the device, its figures take the place
+    of the catalog's.
 
     Raises:
         MemplanError: no such GPU here; or an unknown name or a budget that is no size (usage errors).
@@ -96,7 +98,38 @@ def _resolve(device: str | None, asked_bytes: int | None) -> Target:
             )
     if device is None or device.lower() == "cpu":
         return _cpu_target(asked_bytes)
-    return named_target(find_gpu(device), asked_bytes)
+    size = _size_of(device)
+    return named_target(find_gpu(device), asked_bytes) if size is None else _sized_target(size, asked_bytes)
+
+
+def _size_of(device: str) -> int | None:
+    """Return the bytes where ``--device`` is a size such as 8GiB, None where it is a name ("3060" is)."""
+    text = device.strip()
+    try:
+        return None if text.isdigit() else parse_bytes(text)
+    except ValueError:
+        return None
+
+
+def _sized_target(memory_bytes: int, asked_bytes: int | None) -> Target:
+    """Return the target of a GPU of which nothing but its memory is known: whatever it is, the plan holds for it.
+
+    The slowest rates of the catalog, the oldest capability that has the fused kernel, the largest cuBLAS workspace.
+    """
+    slowest = min(
+        (gpu for gpu in GPUS.values() if gpu.capability >= OLDEST_FOR_TRITON), key=lambda gpu: gpu.bytes_per_second
+    )
+    unknown = slowest._replace(memory_bytes=memory_bytes, capability=OLDEST_FOR_TRITON)
+    usable = usable_bytes(unknown)
+    size = format_bytes(memory_bytes)
+    source = (
+        f"a GPU of {size} less {NAMED_GPU_RESERVE:.0%} for driver and error correction; unknown otherwise: taken to be "
+        f"as slow as a {slowest.name} and of compute capability {'.'.join(map(str, OLDEST_FOR_TRITON))}"
+    )
+    budget = _asked_or(asked_bytes, usable, source)
+    target = _gpu_target(f"a GPU of {size}", budget, gpu_rates(unknown), unknown.capability)
+    largest = max(workspace_bytes(capability, os.environ.get(WORKSPACE_VARIABLE)) for capability in ((7, 0), (9, 0)))
+    return target._replace(total_bytes=usable, workspace_bytes=largest)
 
 
 def named_target(gpu: Gpu, asked_bytes: int | None = None) -> Target:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 import platformdirs
 
-from memplan.catalog.folders import SPLITS, missing_files
+from memplan.catalog.folders import SPLITS, missing_files, split_files
 from memplan.errors import MemplanError
 from tkbc.data.dataset import Dataset
 from tkbc.data.reading import read_folder
 from tkbc.data.reading_intervals import NAME_FILES
 
-_FORMAT = 3
+_FORMAT = 4
 _NAMES = ("entities", "relations", "timestamps")
 
 
@@ -33,13 +35,11 @@ def load_folder(folder: Path, dataset: str, cache_folder: Path | None = None) ->
     if cache_folder is None:
         cache_folder = Path(platformdirs.user_cache_dir("tkbc"))
     digest = hashlib.sha256(f"format {_FORMAT}".encode())
-    for name in (*SPLITS, *NAME_FILES):
-        path = folder / name
-        if name in NAME_FILES and not path.is_file():
-            continue
+    id_files = [folder / name for name in NAME_FILES if (folder / name).is_file()]
+    for path in (*split_files(folder).values(), *id_files):
         try:
-            with path.open("rb") as file:
-                digest.update(name.encode() + hashlib.file_digest(file, "sha256").digest())
+            with path.open("rb") as file:  # the name too: a .csv is read otherwise than a .tsv of the same bytes
+                digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
         except OSError as error:
             raise MemplanError(f"{path}: cannot be read: {error.strerror}") from None
     path = cache_folder / f"{digest.hexdigest()[:32]}.npz"
@@ -55,11 +55,35 @@ def _read(path: Path, dataset: str) -> Dataset | None:
         with np.load(path, allow_pickle=False) as file:
             names = [tuple(file[key].tobytes().decode().split("\n")) for key in _NAMES]
             splits = [file[split] for split in SPLITS]
-    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile):
+    except _DAMAGED:
+        return None
+    if not _is_whole(names, splits):
         return None
     for facts in splits:
         facts.setflags(write=False)
     return Dataset(dataset, *names, *splits)  # type: ignore[arg-type]
+
+
+_DAMAGED = (
+    OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, MemoryError,
+    NotImplementedError, RuntimeError, SyntaxError, zipfile.BadZipFile, zlib.error, struct.error,
+)  # fmt: skip
+"""What numpy and zipfile raise on a file that is not what was written: a bit that turned over may be anywhere in it."""
+
+
+def _is_whole(names: list[tuple[str, ...]], splits: list[npt.NDArray[Any]]) -> bool:
+    """Return whether facts and names can be a graph's: ids within the names, every split of the same form."""
+    entities, relations, timestamps = map(len, names)
+    limits = (entities, relations, entities, timestamps, timestamps)
+    return all(
+        facts.dtype == np.int32
+        and facts.ndim == 2
+        and len(facts) > 0
+        and facts.shape[1] == splits[0].shape[1]
+        and facts.shape[1] in (4, 5)
+        and bool((facts >= 0).all() and (facts < np.array(limits[: facts.shape[1]])).all())
+        for facts in splits
+    )
 
 
 def _write(path: Path, graph: Dataset) -> None:

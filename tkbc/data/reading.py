@@ -1,4 +1,4 @@
-"""Raw tkbc folders (``train``, ``valid``, ``test``, tab-separated) read into a ``Dataset``.
+"""Raw tkbc folders (``train``, ``valid``, ``test``, tab-separated, or .csv and the like) read into a ``Dataset``.
 
 Three formats are read, one a folder. Quadruples: head, relation, tail, time. YAGO15K's: head, relation, tail and, where
 the fact has a time, ``<occursSince>`` or ``<occursUntil>`` and ``"2012-##-##"``; as in tkbc the relation becomes
@@ -13,20 +13,23 @@ splits; one that occurs in valid or test alone keeps the embedding that it began
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from memplan.catalog.folders import SPLITS, missing_files
+from memplan.catalog.folders import ENDINGS, SPLITS, Split, missing_files, split_files
 from memplan.errors import MemplanError
 from tkbc.data.dataset import NO_TIME, Dataset
 from tkbc.data.ids import Ids
+from tkbc.data.lines import Row, read_lines
 from tkbc.data.reading_intervals import NAME_FILES, OPEN, is_interval, named, names_of, parse_interval
+from tkbc.data.times import in_order
 
 MODIFIERS = ("<occursSince>", "<occursUntil>")
-LONGEST_LINE_BYTES = 65_536
+UNUSED = ("0", "-1")
 SHOWN_PROBLEMS = 20
+SHOWN_NAMES = 8
 _YEAR = re.compile(r'"?(-?\d{1,6})-[\d#]{2}-[\d#]{2}"?')
 
 
@@ -43,16 +46,19 @@ def read_folder(folder: Path, dataset: str) -> Dataset:
     """
     absent = missing_files(folder)
     if absent:
+        there = sorted(path.name for path in folder.iterdir())[:SHOWN_NAMES] if folder.is_dir() else []
         raise MemplanError(
-            f"{folder}: no file {', '.join(absent)}; a dataset folder holds train, valid and test, tab-separated"
+            f"{folder}: no file {', '.join(absent)}; a dataset folder holds train, valid and test, tab-separated, or "
+            f"with the endings {', '.join(ENDINGS[1:])}; there is {', '.join(there) or 'nothing'}"
         )
     problems: list[str] = []
-    lines = {split: _read_lines(folder / split, problems) for split in SPLITS}
+    paths = split_files(folder)
+    lines = {split: read_lines(paths[split], problems) for split in SPLITS}
     parse = _parser_of([columns for rows in lines.values() for _, columns in rows])
-    splits = {split: _parse_lines(folder / split, rows, parse, problems) for split, rows in lines.items()}
-    if parse is parse_interval:
-        paths = [folder / name for name in NAME_FILES]
-        names = [names_of(path, _read_lines(path, problems), problems) if path.is_file() else {} for path in paths]
+    splits = {split: _parse_lines(paths[split], rows, parse, problems) for split, rows in lines.items()}
+    if parse is parse_interval or _are_ids(splits):
+        id_files = [folder / name for name in NAME_FILES]
+        names = [names_of(path, read_lines(path, problems), problems) if path.is_file() else {} for path in id_files]
         if not problems:
             splits = {split: named(facts, *names) for split, facts in splits.items()}
     if problems:
@@ -61,7 +67,7 @@ def read_folder(folder: Path, dataset: str) -> Dataset:
     entities = sorted({fact[0] for fact in every_fact} | {fact[2] for fact in every_fact})
     relations = sorted({fact[1] for fact in every_fact})
     times = {time for fact in every_fact for time in fact[3:]}
-    timestamps = sorted(times - {OPEN} if parse is parse_interval else times, key=_chronological)
+    timestamps = in_order(times - {OPEN} if parse is parse_interval else times, str(folder))
     if not timestamps:
         raise MemplanError(f"{folder}: no fact has a begin or an end; leave the dates out and give each fact one time")
     ids = [{text: i for i, text in enumerate(names)} for names in (entities, relations, entities, timestamps)]
@@ -87,10 +93,10 @@ def problem_of_split(path: Path) -> str | None:
     """Return why the file ``path`` is a split of no dataset, whatever its format, or None."""
     problems: list[str] = []
     try:
-        rows = _read_lines(path, problems)
+        rows = read_lines(path, problems)
     except MemplanError as error:
         return str(error)
-    for parse in (_parse_quadruple, _parse_yago15k, parse_interval):
+    for parse in (_parse_quadruple, _parse_yago15k, parse_interval, _parse_numbered):
         wrong = list(problems)
         _parse_lines(path, rows, parse, wrong)
         if not wrong:
@@ -106,37 +112,27 @@ def _parser_of(lines: list[list[str]]) -> Callable[[list[str]], RawFact | str]:
     # Most lines decide, so that one line out of place is named and not all the others.
     if 2 * sum(map(is_interval, lines)) > len(lines):
         return parse_interval
+    if 2 * sum(map(_is_numbered, lines)) > len(lines):
+        return _parse_numbered
     return _parse_quadruple
 
 
-def _read_lines(path: Path, problems: list[str]) -> list[tuple[int, list[str]]]:
-    """Return number and columns of each line that is not blank; what cannot be read goes to ``problems``."""
-    rows = []
-    try:
-        with path.open("rb") as file:
-            # A bounded readline, not splitlines(): a file without line breaks is not read whole, and names may hold
-            # characters, such as U+2028, that splitlines() takes for line breaks.
-            for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE_BYTES + 1), b""), start=1):
-                if len(line) > LONGEST_LINE_BYTES:
-                    problems.append(f"{path}:{number}: longer than {LONGEST_LINE_BYTES:,} bytes; not read any further")
-                    break
-                try:
-                    text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip(" \t\r\n")
-                except UnicodeDecodeError as error:
-                    problems.append(f"{path}:{number}: not UTF-8 at byte {error.start + 1}; save it as UTF-8")
-                    continue
-                if text:
-                    rows.append((number, text.split("\t")))
-    except OSError as error:
-        raise MemplanError(f"{path}: cannot be read: {error.strerror}") from None
-    if not rows and not problems:
-        needs = "an id file needs names" if path.name in NAME_FILES else "every split needs at least one fact"
-        raise MemplanError(f"{path}: empty; {needs}")
-    return rows
+def _are_ids(splits: Mapping[Split, list[RawFact]]) -> bool:
+    """Return whether heads, relations and tails are numbers: what id files beside them give names to."""
+    return all(text.isdecimal() for facts in splits.values() for fact in facts for text in fact[:3])
+
+
+def _is_numbered(columns: list[str]) -> bool:
+    """Return whether a line is one of RE-Net's and its followers': ids, the time's number, and a column of no use."""
+    return len(columns) == 5 and all(text.isdecimal() for text in columns[:4]) and columns[4] in UNUSED
+
+
+def _parse_numbered(columns: list[str]) -> RawFact | str:
+    return tuple(columns[:4]) if _is_numbered(columns) else f"no line of ids, time and {' or '.join(UNUSED)}"
 
 
 def _parse_lines(
-    path: Path, rows: list[tuple[int, list[str]]], parse: Callable[[list[str]], RawFact | str], problems: list[str]
+    path: Path, rows: list[Row], parse: Callable[[list[str]], RawFact | str], problems: list[str]
 ) -> list[RawFact]:
     facts = []
     for number, columns in rows:
@@ -184,13 +180,3 @@ def _parse_yago15k(columns: list[str]) -> RawFact | str:
     if year is None:
         return f'{_shown(date)} is no date; expected one such as "2012-##-##"'
     return head, f"{relation} {modifier}", tail, str(int(year.group(1)))
-
-
-def _chronological(time: str) -> tuple[int, int, str]:
-    """Sort key: years by number, ISO dates and other text alphabetically (which is in time for ISO), "no time" last."""
-    if time == NO_TIME:
-        return 2, 0, ""
-    try:
-        return 0, int(time), time  # "1" and "01" are two timestamps, in the same order in every process
-    except ValueError:
-        return 1, 0, time

@@ -21,6 +21,9 @@ from tkbc.runs.metrics import METRICS_FILE, read_metrics
 RUNS = Path("runs")
 """Where new runs go, and where they are looked for."""
 
+LATEST = "latest"
+"""In a run's place: the newest one in ``RUNS``."""
+
 FOLLOW_SECONDS = 2.0
 
 RunStatus = Literal["finished", "interrupted", "running", "failed"]
@@ -106,6 +109,26 @@ def list_runs(root: Path) -> list[RunInfo]:
             with suppress(MemplanError):
                 found.append(read_run(folder))
     return sorted(found, key=lambda run: run.changed, reverse=True)
+
+
+def find_run(name: str | Path, root: Path = RUNS) -> Path:
+    """Return the folder of the run that ``name`` means: a path, a name in ``root``, or ``latest``, the newest there.
+
+    What means none is returned as it is, for who reads it to say so.
+
+    Raises:
+        MemplanError: ``latest``, and there is no run.
+    """
+    path = Path(name)
+    if path.is_dir() or path.is_file():
+        return path
+    if str(name) == LATEST:
+        found = list_runs(root)
+        if not found:
+            raise MemplanError(f"{LATEST}: no run in {root}/ yet; memplan train makes one")
+        return found[0].folder
+    # Not any path: what is absolute or climbs out of the folder is meant as it stands.
+    return root / path if len(path.parts) == 1 and (root / path).is_dir() else path
 
 
 def newest_unfinished(root: Path) -> Path:

@@ -15,8 +15,10 @@ from memplan.memory.cuda.environment import notice
 
 
 def print_json(value: BaseModel | dict[str, Any]) -> None:
-    """Print one JSON object on stdout."""
+    """Print one JSON object on stdout; other characters than ASCII as ``\\u`` where the stream is no Unicode."""
     text = value.model_dump_json(indent=2) if isinstance(value, BaseModel) else json.dumps(value, indent=2)
+    if not text.isascii() and not (sys.stdout.encoding or "").lower().startswith("utf"):
+        text = json.dumps(json.loads(text), indent=2)
     sys.stdout.write(text + "\n")
 
 

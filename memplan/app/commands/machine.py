@@ -10,6 +10,7 @@ from memplan.app.commands import print_json
 from memplan.app.options import AsJson
 from memplan.catalog.gpus import GPUS
 from memplan.device.present import usable_threads
+from memplan.workload.rules import obstacle
 
 
 def verify(
@@ -55,7 +56,8 @@ def calibrate(
 
 def devices(as_json: AsJson = False) -> None:
     """List what is here to train on, and the GPUs that can be planned for by name."""
-    from memplan.app.views.terminal import listing, make_console
+    from memplan.app.views.devices import WHY_NO_FUSED, gpu_listing, without_fused
+    from memplan.app.views.terminal import make_console
     from memplan.device.present import free_ram_bytes, present_gpus
     from memplan.units import format_bytes
 
@@ -67,7 +69,14 @@ def devices(as_json: AsJson = False) -> None:
                 "cpu": {"free_bytes": free, "limit": limit, "threads": usable_threads()},
                 "gpus": [gpu._asdict() for gpu in here],
                 "catalog": [
-                    {"name": gpu.name, "memory_bytes": gpu.memory_bytes, "source": gpu.source} for gpu in GPUS.values()
+                    {
+                        "name": gpu.name,
+                        "memory_bytes": gpu.memory_bytes,
+                        "source": gpu.source,
+                        "capability": list(gpu.capability),
+                        "no_fused_l1": obstacle("l1", "fused", "cuda", gpu.capability),
+                    }
+                    for gpu in GPUS.values()
                 ],
             }
         )
@@ -81,15 +90,10 @@ def devices(as_json: AsJson = False) -> None:
     if not here:
         console.print("cuda  no NVIDIA GPU or driver found")
     console.print()
-    columns = ("plan for", "memory>", "TFLOP/s fp32>", "GB/s>", "source")
-    rows = (
-        (
-            gpu.name,
-            format_bytes(gpu.memory_bytes),
-            f"{gpu.flops_per_second / 1e12:.1f}",
-            f"{gpu.bytes_per_second / 1e9:,.0f}",
-            gpu.source,
-        )
-        for gpu in GPUS.values()
+    console.print(gpu_listing(console))
+    console.print(
+        f"no fused L1 on {', '.join(without_fused())}: {WHY_NO_FUSED}; chunked and materialized run there, and so do "
+        "the fused dot and l2 scores",
+        soft_wrap=True,
     )
-    console.print(listing(columns, rows))
+    console.print("--device takes each of these names, and a size such as 8GiB for a GPU that is not here to see")

@@ -31,11 +31,17 @@ def estimate(
     ] = None,
     run: Annotated[
         Path | None,
-        typer.Option(metavar="RUN", help="A run's folder: its plan, and with --plot what it measured, too."),
+        typer.Option(
+            metavar="RUN", help="A run, by folder, name or latest: its plan, and with --plot what it measured, too."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what exactly this configuration allocates, and whether it fits. Chooses nothing: see plan for that."""
+    if run is not None:
+        from tkbc.runs.listing import find_run
+
+        run = find_run(run)
     past = None if run is None else Plan.read(run / "plan.json")
     extra = given.given_flags("device", "budget")
     if past is not None and extra:
@@ -77,9 +83,12 @@ def plan(given: PlanRequest, as_json: AsJson = False) -> None:
     if as_json:
         print_json(result)
     else:
-        from memplan.app.views.terminal import make_console, plan_report
+        from memplan.app.views.next_steps import after_plan
+        from memplan.app.views.terminal import make_console, plan_report, printable
 
-        make_console().print(plan_report(result, target))
+        console = make_console()
+        console.print(plan_report(result, target))
+        console.print(printable(after_plan(given)), soft_wrap=True)
 
 
 @with_options(GraphRequest)
@@ -135,4 +144,5 @@ def compare(
         from memplan.app.views.tables import comparison_report
         from memplan.app.views.terminal import make_console
 
-        make_console().print(comparison_report(rows, target))
+        console = make_console()
+        console.print(comparison_report(console, rows, target))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from memplan.app.commands import print_json
-from memplan.app.options import AsJson, with_options
+from memplan.app.options import RUN_HELP, AsJson, with_options
 from memplan.app.request import SearchRequest
 from memplan.errors import MemplanError
 
@@ -42,7 +42,10 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Same seed, same machine: same run (0).")] = None,
     run_dir: Annotated[Path | None, typer.Option(help="The run's folder; else a new one in runs/.")] = None,
     resume: Annotated[
-        str | None, typer.Option(help="Go on with the run in this folder; auto: the newest interrupted one in runs/.")
+        str | None,
+        typer.Option(
+            help="Go on with this run, a folder, a name or latest; auto: the newest interrupted one in runs/."
+        ),
     ] = None,
     strict_memory: Annotated[
         bool, typer.Option("--strict-memory", help="Stop where measured memory drifts from the plan.")
@@ -82,14 +85,16 @@ def train(
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="The run's folder.")],
+    run: Annotated[Path, typer.Argument(help=RUN_HELP)],
     split: Annotated[str, typer.Option(help="valid or test.")] = "test",
     data_dir: Annotated[Path | None, typer.Option(help="Where datasets lie; else as when it was trained.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Rank a split with a run's best checkpoint: MRR and Hits for tails, heads and both, ties every way."""
     from memplan.app.jobs.evaluate import evaluate_command
+    from tkbc.runs.listing import find_run
 
+    run = find_run(run)
     name, found = evaluate_command(run, split, data_dir)
     if as_json:
         print_json({"run": str(run), "checkpoint": name, "split": split, **found})
@@ -108,7 +113,7 @@ def runs(
 ) -> None:
     """List past and present runs with their plan, memory and MRR, the newest first."""
     from memplan.app.views.tables import runs_listing
-    from memplan.app.views.terminal import listing, make_console
+    from memplan.app.views.terminal import make_console
     from tkbc.runs.listing import RUNS, list_runs
 
     if folder is not None and not folder.is_dir():
@@ -117,16 +122,17 @@ def runs(
     if as_json:
         print_json({"runs": [run.as_json() for run in found]})
     else:
-        make_console().print(listing(*runs_listing(found)) if found else f"no runs in {folder or RUNS}/")
+        console = make_console()
+        console.print(runs_listing(console, found) if found else f"no runs in {folder or RUNS}/")
 
 
 def monitor(
-    run: Annotated[Path, typer.Argument(help="The run's folder.")],
+    run: Annotated[Path, typer.Argument(help=RUN_HELP)],
     follow: Annotated[bool, typer.Option("--follow", help="Go on showing it until it ends.")] = False,
 ) -> None:
     """Show where a run stands and its memory: allocated, reserved, peak and budget. Works beside the run."""
     from memplan.app.views.terminal import make_console
-    from tkbc.runs.listing import follow_lines
+    from tkbc.runs.listing import find_run, follow_lines
 
-    for lines in follow_lines(run, forever=follow):
+    for lines in follow_lines(find_run(run), forever=follow):
         make_console().print(*lines, sep="\n", soft_wrap=True)

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from memplan.app.commands import print_json
-from memplan.app.options import AsJson
+from memplan.app.options import RUN_HELP, AsJson
 
-Run = Annotated[Path, typer.Argument(help="The run's folder.")]
+Run = Annotated[Path, typer.Argument(help=RUN_HELP)]
 Top = Annotated[int, typer.Option(min=1, help="How many to list.")]
 DataDir = Annotated[Path | None, typer.Option(help="Where datasets lie; else as when it was trained.")]
 
@@ -29,16 +29,18 @@ def predict(
 ) -> None:
     """List the likeliest tails (or heads) of a question with a run's best checkpoint, and mark those that are known."""
     from memplan.app.jobs.use import predict_command
+    from tkbc.runs.listing import find_run
 
-    found = predict_command(run, head, relation, tail, time, top, data_dir)
+    found = predict_command(find_run(run), head, relation, tail, time, top, data_dir)
     if as_json:
         print_json(found)
         return
-    from memplan.app.views.terminal import listing, make_console
+    from memplan.app.views.terminal import listing, make_console, printable
 
     question = (found["head"] or "?", found["relation"], found["tail"] or "?", found["time"])
     console = make_console()
-    console.print("  ".join(part for part in question if part is not None), style="bold", soft_wrap=True)
+    asked = printable("  ".join(part for part in question if part is not None))
+    console.print(asked, style="bold", soft_wrap=True)
     _print_source(found)
     columns = (">", "head" if found["head"] is None else "tail", "score>", "probability>", "known")
     rows = (
@@ -58,10 +60,10 @@ def _known(row: dict[str, Any]) -> str:
 
 
 def _print_source(found: dict[str, Any]) -> None:
-    from memplan.app.views.terminal import make_console
+    from memplan.app.views.terminal import make_console, printable
 
     what = f"{found['model']} on {found['dataset']}, {found['run']}, checkpoint {found['checkpoint']}"
-    make_console().print(what, style="dim", soft_wrap=True)
+    make_console().print(printable(what), style="dim", soft_wrap=True)
 
 
 def nearest(
@@ -74,14 +76,15 @@ def nearest(
 ) -> None:
     """List the entities (or relations, times) whose embeddings in a run's best checkpoint are nearest by cosine."""
     from memplan.app.jobs.use import nearest_command
+    from tkbc.runs.listing import find_run
 
-    found = nearest_command(run, name, of, top, data_dir)
+    found = nearest_command(find_run(run), name, of, top, data_dir)
     if as_json:
         print_json(found)
         return
-    from memplan.app.views.terminal import listing, make_console
+    from memplan.app.views.terminal import listing, make_console, printable
 
-    make_console().print(found["of"], style="bold", soft_wrap=True)
+    make_console().print(printable(found["of"]), style="bold", soft_wrap=True)
     _print_source(found)
     rows = ((str(row["place"]), row[of], f"{row['cosine']:.4f}") for row in found["nearest"])
     make_console().print(listing((">", of, "cosine>"), rows))
@@ -95,8 +98,9 @@ def export(
 ) -> None:
     """Write every embedding table of a run's best checkpoint, with labels, to one file: NumPy's npz, or Parquet."""
     from memplan.app.jobs.use import export_command
+    from tkbc.runs.listing import find_run
 
-    tables = export_command(run, file, data_dir, force=force)
+    tables = export_command(find_run(run), file, data_dir, force=force)
     typer.echo(f"{file} holds {', '.join(f'{name} ({rows:,} rows)' for name, rows in tables.items())}")
 
 
@@ -108,5 +112,6 @@ def report(
 ) -> None:
     """Write a run on one HTML page: quality, learning curves, plan, memory, settings, the command that repeats it."""
     from memplan.app.views.page import write_page
+    from tkbc.runs.listing import find_run
 
-    typer.echo(f"the report is {write_page(run, output)}")
+    typer.echo(f"the report is {write_page(find_run(run), output)}")

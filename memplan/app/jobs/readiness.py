@@ -44,15 +44,17 @@ def check_device(plan: Plan, target: Target) -> None:
         DoesNotFitError: there is less memory.
         MemplanError: there is no such device.
     """
-    import torch
+    if target.device == "cuda":
+        import torch
 
-    if target.device == "cuda" and not torch.cuda.is_available():
-        raise MemplanError(
-            f"{target.name}: PyTorch {torch.__version__} sees no CUDA device here; train with --device cpu, or "
-            "plan for another machine with memplan plan"
-        )
+        if not torch.cuda.is_available():
+            raise MemplanError(
+                f"{target.name}: PyTorch {torch.__version__} sees no CUDA device here; train with --device cpu, or "
+                "plan for another machine with memplan plan"
+            )
+        return
     free, limit = free_ram_bytes()
-    if target.device == "cpu" and plan.peak.device_bytes > free:
+    if plan.peak.device_bytes > free:
         raise DoesNotFitError(
             f"the plan takes {format_bytes(plan.peak.device_bytes)}, but only {format_bytes(free)} are free ({limit}); "
             "lower --budget"

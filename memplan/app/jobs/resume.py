@@ -16,7 +16,7 @@ from memplan.plan import Plan
 from memplan.search.planner import plan as search
 from memplan.units import format_bytes
 from memplan.workload import validated
-from tkbc.runs.listing import RUNS, newest_unfinished
+from tkbc.runs.listing import RUNS, find_run, newest_unfinished
 from tkbc.runs.metrics import read_metrics
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def resume_command(run: str, given: SearchRequest, settings: dict[str, Any], ref
         DoesNotFitError: nothing fits what memory there is now.
         MemplanError: the run, its checkpoints or its data cannot be used.
     """
-    from memplan.app.jobs.train import supervise
+    from memplan.app.jobs.train import loading, supervise
     from tkbc.data import load_dataset
     from tkbc.runs.checkpoint_folders import Checkpoints
     from tkbc.runs.settings import TrainSettings
@@ -42,7 +42,7 @@ def resume_command(run: str, given: SearchRequest, settings: dict[str, Any], ref
     refused += given.given_flags("data_dir", "budget")
     if refused:
         raise UsageError(f"--resume: the run has settled {', '.join(refused)}; leave that out, or train anew")
-    folder = newest_unfinished(RUNS) if run == "auto" else Path(run)
+    folder = newest_unfinished(RUNS) if run == "auto" else find_run(run)
     if not folder.is_dir():
         raise MemplanError(f"{folder}: no such run; memplan runs lists those in {RUNS}/")
     console = make_console()
@@ -70,17 +70,18 @@ def resume_command(run: str, given: SearchRequest, settings: dict[str, Any], ref
         target = target._replace(budget_bytes=state.plan.budget_bytes, budget_source="--budget")
     state.plan = _fitted(state.plan, target, notices)
     data = load_dataset(state.dataset, given.data_dir or data_folder_of(state))
-    prepare_torch(state.plan)
-    check_device(state.plan, target)
     notices += _changes_of_version(state)
     for notice in notices:
         console.print(notice, soft_wrap=True)
     console.print(plan_summary(state.plan, target))
     at = f"epoch {state.epoch}, {state.examples_done:,} of its {state.plan.workload.n_examples:,} examples done"
     console.print(f"going on with {folder} from {'its beginning' if name is None else f'checkpoint {name}: {at}'}")
-    from tkbc.runs.train import resume
+    prepare_torch(state.plan)
+    with loading(console):
+        check_device(state.plan, target)
+        from tkbc.runs.train import resume
 
-    supervise(console, lambda reporter, should_stop: resume(folder, name, state, data, reporter, should_stop))
+    supervise(console, data, lambda reporter, should_stop: resume(folder, name, state, data, reporter, should_stop))
 
 
 def _beginning(folder: Path) -> RunState:

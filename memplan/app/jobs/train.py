@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 from memplan.app.api import plan_given
 from memplan.app.jobs.readiness import check_device, prepare_torch
 from memplan.app.request import SearchRequest, of_loaded
-from memplan.app.views.terminal import make_console, plan_summary
+from memplan.app.views.next_steps import after_training
+from memplan.app.views.terminal import make_console, plan_summary, printable
 from memplan.catalog.recipes import find_recipe
+from memplan.device.present import present_gpus
 from memplan.device.target import Target, resolve
 from memplan.errors import DoesNotFitError, MemplanError, UsageError
 from memplan.memory.cuda.environment import notice
@@ -68,8 +71,6 @@ def run_command(
 
     given_settings = {name: value for name, value in settings.items() if value is not None}
     train_settings = validated(TrainSettings, {**recipe.training, **given_settings})
-    prepare_torch(plan)
-    check_device(plan, target)
     if run_folder is None:
         run_folder = _new_folder(graph.name, plan.workload.model)
     overridden = set(given.given_settings()) | set(given_settings)
@@ -84,11 +85,20 @@ def run_command(
     console = make_console()
     if target.device == "cuda" and (not_modelled := notice()) is not None:
         console.print(not_modelled, soft_wrap=True)
+    if target.device == "cuda" and not present_gpus():
+        # Nothing is announced that PyTorch, asked now, would refuse.
+        prepare_torch(plan)
+        check_device(plan, target)
+    # Before PyTorch is loaded, which takes seconds: the user sees at once what is about to happen.
     _announce(console, plan, target, train_settings, source, auto_fit=auto_fit)
-    from tkbc.runs.train import train
+    prepare_torch(plan)
+    with loading(console):
+        check_device(plan, target)
+        from tkbc.runs.train import train
 
     supervise(
         console,
+        graph,
         lambda reporter, should_stop: train(
             plan, graph, train_settings, run_folder, reporter, should_stop, data_dir=given.data_dir
         ),
@@ -161,20 +171,29 @@ def _announce(
     console.print(f"learning rate {settings.learning_rate:g}, {epochs}{falling}{source}")
 
 
-def supervise(console: Console, run: Callable[[Reporter, Callable[[], bool]], Result]) -> None:
-    """Call ``run`` with what shows its progress and what asks it to stop, then print how it ended.
+def loading(console: Console) -> AbstractContextManager[object]:
+    """Return what shows, on a terminal, that PyTorch is being loaded."""
+    return console.status("loading PyTorch") if console.is_terminal else nullcontext()
+
+
+def supervise(console: Console, graph: Dataset, run: Callable[[Reporter, Callable[[], bool]], Result]) -> None:
+    """Call ``run`` with what shows its progress and what asks it to stop, then print how it ended, and what is next.
 
     Ends the process with 128 and the signal's number where a signal stopped it.
     """
+    from memplan.app.views.notebook import NotebookReporter, in_notebook
     from memplan.app.views.progress import ConsoleReporter, stop_on_signal
 
-    reporter = ConsoleReporter(console)
+    reporter = NotebookReporter(console) if in_notebook(console) else ConsoleReporter(console)
     with stop_on_signal(console) as stopped_by:
         try:
             result = run(reporter, lambda: stopped_by() is not None)
         finally:
             reporter.close()
     reporter.finish(result)
+    if not result.interrupted:
+        for line in after_training(result.run_folder, graph):
+            console.print(printable(line), soft_wrap=True)
     signal_number = stopped_by()
     if result.interrupted and signal_number is not None:
         raise SystemExit(128 + signal_number)

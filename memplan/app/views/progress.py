@@ -26,6 +26,10 @@ T = TypeVar("T")
 ONE_WISH_SECONDS = 1.0
 """Signals this close together are one wish to stop."""
 _REFRESH_SECONDS = 0.5
+WIDE = 100
+"""Columns from which on the bar has its full width."""
+TIMES_WIDTH = 4 + 2 * len("0:00:00")
+"""Columns of the time that has passed, the time left, and the blanks between columns."""
 
 
 class ConsoleReporter(Reporter):
@@ -66,16 +70,30 @@ class ConsoleReporter(Reporter):
         if self._first is None:
             self._first = (examples, now)  # a resumed epoch does not begin at 0
             return
-        if self._progress is None or self._task is None or now - self._shown < _REFRESH_SECONDS:
+        if self._progress is None or self._task is None or not self._is_due():
             return
-        self._shown = now
         done, begin = self._first
         rate = (examples - done) / max(now - begin, 1e-9)
-        self._progress.update(
-            self._task,
-            completed=examples,
-            detail=f"loss {mean_loss():.3f}  {rate:,.0f} examples/s  {memory_line(memory()._asdict())}",
-        )
+        told = [f"loss {mean_loss():.3f}", f"{rate:,.0f} examples/s", memory_line(memory()._asdict())]
+        self._progress.update(self._task, completed=examples, detail=self._as_fits(told))
+
+    def _is_due(self) -> bool:
+        """Return whether it is time to show something again, and take it as shown."""
+        now = time.perf_counter()
+        if now - self._shown < _REFRESH_SECONDS:
+            return False
+        self._shown = now
+        return True
+
+    def _as_fits(self, told: list[str]) -> str:
+        """Return as many of the details as leave room for epoch, bar and times; the last are the first to go."""
+        room = self.console.width - len(self._epoch) - self._bar_width() - TIMES_WIDTH
+        while told and len("  ".join(told)) > room:
+            told = told[:-1]
+        return "  ".join(told)
+
+    def _bar_width(self) -> int:
+        return 24 if self.console.width >= WIDE else 12
 
     def evaluating(self, split: Split, done: int, n_queries: int) -> None:
         """Show the ranking's bar."""
@@ -132,7 +150,7 @@ class ConsoleReporter(Reporter):
             return
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=self._bar_width()),
             TextColumn("{task.fields[detail]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),

@@ -18,6 +18,7 @@ SWITCHES = {
     "strict_memory": ("--strict-memory", ""),
     "deterministic": ("--deterministic", ""),
     "tensorboard": ("--tensorboard", ""),
+    "allow_rank_reduction": ("--allow-rank-reduction", ""),
 }
 """The flags that take no value: where the setting is on, and where it is off."""
 SETTINGS = ("learning_rate", "init_scale", "max_epochs", "cooldown", "valid_freq", "patience",
@@ -42,7 +43,12 @@ def how_to_repeat(plan: Plan, config: dict[str, Any]) -> str:
         **{name: config.get(name) for name in SETTINGS},
         "cooldown": config.get("cooldown", 0.0),  # older runs had none
     }
-    return shlex.join(["memplan", "train", *(part for name, value in options.items() for part in _flag(name, value))])
+    return shlex.join(["memplan", "train", *flags_of(options)])
+
+
+def flags_of(options: dict[str, Any]) -> list[str]:
+    """Return options, by their fields' names, as they are written on the command line; None is left out."""
+    return [part for name, value in options.items() for part in _flag(name, value)]
 
 
 def _flag(name: str, value: Any) -> list[str]:

@@ -6,17 +6,20 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
 from rich.text import Text
 
-from memplan.app.views.terminal import new_table, seconds_text
-from memplan.catalog.gpus import GPUS
+from memplan.app.views.devices import WHY_NO_FUSED
+from memplan.app.views.terminal import fits_width, listing, new_table, printable, seconds_text
+from memplan.catalog.gpus import GPUS, Gpu
 from memplan.device.calibration import Calibration
 from memplan.device.target import Target
 from memplan.plan import MemoryCheck
 from memplan.search.compare import Row
 from memplan.units import format_bytes, format_count
 from memplan.workload import Workload
+from memplan.workload.rules import obstacle
 
 if TYPE_CHECKING:
     from tkbc.runs.listing import RunInfo
@@ -37,9 +40,41 @@ def check_report(check: MemoryCheck) -> RenderableType:
     return table
 
 
-def comparison_report(rows: list[Row], target: Target) -> RenderableType:
-    """Return the grid of a comparison."""
+def comparison_report(console: Console, rows: list[Row], target: Target) -> RenderableType:
+    """Return the grid of a comparison; where the terminal is narrow for it, with fewer columns."""
     is_guide = any(row.claim is not None for row in rows)
+    table: RenderableType = _wide_comparison(rows, is_guide=is_guide)
+    if not fits_width(console, table):
+        table = _narrow_comparison(rows, is_guide=is_guide)
+    budget = f"here: {target.name}, budget {format_bytes(target.budget_bytes)} ({target.budget_source})"
+    note = "training memory, the whole batch at once; s/epoch orders rows by a cost model, no promise of speed"
+    old = left_out(rows)
+    why = [Text(f"fused leaves out {', '.join(old)}: {WHY_NO_FUSED}")] if old else []
+    return Group(table, Text(budget), *why, Text(note, style="dim"))
+
+
+def left_out(rows: list[Row]) -> list[str]:
+    """Return the GPUs that have the memory for a fused row and not the kernel."""
+    found = []
+    for name, gpu in GPUS.items():
+        if obstacle("l1", "fused", "cuda", gpu.capability) is not None and any(
+            row.scoring == "fused" and name not in row.gpus and _is_large_enough(gpu, row) for row in rows
+        ):
+            found.append(name)
+    return found
+
+
+def _is_large_enough(gpu: Gpu, row: Row) -> bool:
+    return any(GPUS[fitting].memory_bytes <= gpu.memory_bytes for fitting in row.gpus)
+
+
+def _sizes(row: Row, *, is_guide: bool) -> list[str]:
+    # The guide counts in GB; so that its figures stand beside ours, so do we.
+    sizes = (row.requested_bytes, row.device_bytes)
+    return [f"{n_bytes / 1e9:.2f} GB" if is_guide else format_bytes(n_bytes) for n_bytes in sizes]
+
+
+def _wide_comparison(rows: list[Row], *, is_guide: bool) -> Table:
     columns = [("batch", ">"), ("scoring", "<"), ("tensors", ">"), ("on the device", ">"), ("s/epoch", ">")]
     columns += [("here", "<"), ("on GPUs", "<")]
     if is_guide:
@@ -60,18 +95,43 @@ def comparison_report(rows: list[Row], target: Target) -> RenderableType:
             str(row.rank),
             str(row.batch_size),
             row.scoring,
-            # The guide counts in GB; so that its figures stand beside ours, so do we.
-            *(
-                f"{n_bytes / 1e9:.2f} GB" if is_guide else format_bytes(n_bytes)
-                for n_bytes in (row.requested_bytes, row.device_bytes)
-            ),
+            *_sizes(row, is_guide=is_guide),
             seconds_text(row.seconds_per_epoch),
             Text("fits", style="green") if row.fits else Text("does not fit", style="bold red"),
             _on_gpus(row.gpus),
         )
-    budget = f"here: {target.name}, budget {format_bytes(target.budget_bytes)} ({target.budget_source})"
-    note = "training memory, the whole batch at once; s/epoch orders rows by a cost model, no promise of speed"
-    return Group(table, Text(budget), Text(note, style="dim"))
+    return table
+
+
+def _narrow_comparison(rows: list[Row], *, is_guide: bool) -> RenderableType:
+    """Return what 80 columns hold; a claim of the guide stands in a line of its own above its two rows."""
+    columns = [("batch", ">"), ("scoring", "<"), ("tensors", ">"), ("device", ">"), ("s/epoch", ">"), ("fits", "<")]
+    parts: list[RenderableType] = []
+    table = Table()
+    for row in rows:
+        claim = row.claim
+        if not parts or (claim is not None and row.scoring == "materialized"):
+            if claim is not None:
+                tensor = f"one tensor {row.tensor_bytes / 1e9:.2f} GB"
+                parts.append(Text(f"{claim.place}, {claim.dataset}: it says {claim.says}, {tensor}", style="bold"))
+            table = new_table("rank", *columns, ("GPUs from", ">"))
+            table.show_header = len(parts) < 2
+            if is_guide:
+                # Small tables under one another: the same widths for all.
+                for column, width in zip(table.columns, (4, 5, 12, 8, 8, 7, 4, 9), strict=True):
+                    column.min_width = width
+            parts.append(table)
+        smallest = min((GPUS[name].memory_gib for name in row.gpus), default=None)
+        table.add_row(
+            str(row.rank),
+            str(row.batch_size),
+            row.scoring,
+            *_sizes(row, is_guide=is_guide),
+            seconds_text(row.seconds_per_epoch),
+            Text("yes", style="green") if row.fits else Text("no", style="bold red"),
+            "none" if smallest is None else f"{smallest} GiB",
+        )
+    return Group(*parts)
 
 
 def _on_gpus(fitting: tuple[str, ...]) -> str:
@@ -126,8 +186,9 @@ def _short(workload: Workload) -> str:
     return " ".join([how, *(f"{name}={size}" for name, size in sizes.items())])
 
 
-def runs_listing(runs: Iterable[RunInfo]) -> tuple[Sequence[str], list[Sequence[str]]]:
-    """Return columns and rows of a listing of runs."""
+def runs_listing(console: Console, runs: Iterable[RunInfo]) -> RenderableType:
+    """Return a listing of runs; two lines a run where the terminal is narrow for one."""
+    runs = list(runs)
     columns = ("run", "state", "model", "dataset", "rank>", "batch>", "micro-batch>", "chunk>", "scoring", "planned>",
                "measured>", "epochs>", "valid MRR>", "test MRR>")  # fmt: skip
     rows: list[Sequence[str]] = [
@@ -149,4 +210,18 @@ def runs_listing(runs: Iterable[RunInfo]) -> tuple[Sequence[str], list[Sequence[
         )
         for run in runs
     ]
-    return columns, rows
+    whole = listing(columns, rows)
+    return whole if fits_width(console, whole) else Group(*(_in_two_lines(run) for run in runs))
+
+
+def _in_two_lines(run: RunInfo) -> Text:
+    marks = (("valid MRR", run.valid_mrr), ("test MRR", run.test_mrr))
+    told = [f"{run.epochs}/{run.max_epochs or '?'} epochs", *(f"{what} {mrr:.4f}" for what, mrr in marks if mrr)]
+    measured = "" if run.measured_bytes is None else f", measured {format_bytes(run.measured_bytes)}"
+    how = (
+        f"  {run.model} on {Path(run.dataset or 'a graph').name}, rank {run.rank}, batch {run.batch_size} by "
+        f"{run.micro_batch_size} × {run.chunk_size}, {run.scoring}; planned {format_bytes(run.planned_bytes)}{measured}"
+    )
+    text = Text(printable(str(run.folder)), style="bold").append(f"  {run.state}", style="not bold")
+    text.append("\n  " + ", ".join(told), style="not bold")
+    return text.append("\n" + printable(how), style="not bold dim")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -19,9 +19,6 @@ from memplan.prediction.rehearsal import one_step
 from memplan.units import format_bytes, format_count, format_mib_up
 from memplan.workload import DeviceType, Workload
 
-if TYPE_CHECKING:
-    pass
-
 SHOWN_TENSORS = 8
 CURVE_WIDTH = 64
 PIPE_WIDTH = 1000
@@ -30,8 +27,32 @@ PIPE_WIDTH = 1000
 def make_console() -> Console:
     """Return a console that keeps lines whole in a pipe, where there is no width to fit."""
     # No markup and no emoji: a name such as "r:x:y" or "[a]" stands for itself.
-    console = Console(highlight=False, markup=False, emoji=False)
-    return console if console.is_terminal else Console(highlight=False, markup=False, emoji=False, width=PIPE_WIDTH)
+    # A notebook's cell is written to as a stream, too: as HTML every print would be a block of its own.
+    console = Console(highlight=False, markup=False, emoji=False, force_jupyter=False)
+    if not console.is_terminal:
+        console.width = PIPE_WIDTH
+    return console
+
+
+def printable(text: str) -> str:
+    """Return the text with its control characters, and those that turn its direction, shown and not obeyed.
+
+    A name in somebody's data may hold an escape sequence that would move the cursor or rename the window.
+    """
+    return "".join(
+        character.encode("unicode_escape").decode() if _is_control(character) else character for character in text
+    )
+
+
+def _is_control(character: str) -> bool:
+    return unicodedata.category(character) in ("Cc", "Zl", "Zp") or unicodedata.bidirectional(character) in (
+        "LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI",
+    )  # fmt: skip
+
+
+def fits_width(console: Console, what: RenderableType) -> bool:
+    """Return whether it fits the terminal with every cell on one line."""
+    return console.measure(what, options=console.options.update(width=PIPE_WIDTH)).maximum <= console.width
 
 
 def estimate_report(estimate: Estimate, target: Target, *, explain: bool) -> RenderableType:
@@ -110,21 +131,21 @@ def listing(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Renderable
     for column in columns:
         table.add_column(column.removesuffix(">"), justify="right" if column.endswith(">") else "left", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(printable, row))
     return table
 
 
 def new_table(first: str, *columns: tuple[str, str]) -> Table:
     """Return an empty table; each column is a name and the side, ``<`` or ``>``, that it is aligned to."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column(first)
+    table.add_column(first, overflow="fold")
     for name, side in columns:
-        table.add_column(name, justify="right" if side == ">" else "left")
+        table.add_column(name, justify="right" if side == ">" else "left", overflow="fold")
     return table
 
 
 def _title(workload: Workload, target: Target) -> Text:
-    name = Path(workload.dataset).name if workload.dataset else "your graph"
+    name = printable(Path(workload.dataset).name) if workload.dataset else "your graph"
     text = Text(f"{workload.model}", style="bold").append(f" on {name}", style="not bold")
     return text.append(
         f": {format_count(workload.n_entities)} entities, {format_count(workload.n_relations)} relations, "
