@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memplan.app.api import plan_given
-from memplan.app.jobs.readiness import check_device, prepare_torch
 from memplan.app.request import SearchRequest, of_loaded
 from memplan.app.views.terminal import make_console, plan_summary
 from memplan.catalog.recipes import find_recipe
@@ -22,6 +21,7 @@ from memplan.workload import validated
 from tkbc.data import load_dataset
 from tkbc.data.dataset import Dataset
 from tkbc.runs.listing import RUNS
+from tkbc.runs.readiness import check_device, prepare_torch
 from tkbc.runs.settings import TrainSettings
 
 if TYPE_CHECKING:
