@@ -7,11 +7,11 @@ import sys
 import pytest
 
 from memplan.app.api import estimate, plan
-from memplan.app.jobs.readiness import prepare_torch
 from memplan.errors import UsageError
 from memplan.memory.cuda.environment import VARIABLES, from_environment, obey
 from memplan.workload.alloc_conf import HARMLESS, AllocatorSettings
 from tests.test_cli import invoke
+from tkbc.runs.readiness import prepare_torch
 
 MIB = 2**20
 

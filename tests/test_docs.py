@@ -7,6 +7,7 @@ import itertools
 import json
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -150,6 +151,18 @@ def test_the_guide_s_recipe_is_what_its_command_trains(planned: list[Any], real_
 def test_every_learner_command_shown_begins_to_train(command: str, planned: list[Any], real_data: Path) -> None:
     with pytest.raises(_Planned):
         learner.main(shlex.split(command)[2:])
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/library.md"])
+def test_every_line_of_python_that_is_shown_runs(page: str, tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert blocks
+    (tmp_path / "page.py").write_text("\n".join(blocks), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "page.py"], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs").is_dir()
 
 
 def test_every_script_that_is_named_is_there() -> None:

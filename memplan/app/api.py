@@ -65,7 +65,7 @@ def estimate(dataset: str | Path | Shape = DEMO.name, **settings: Unpack[Setting
     Raises:
         MemplanError: a name, a value or a device that cannot be used; the message is one line.
     """
-    found, _ = estimate_given(GraphRequest(**_options(dataset, settings)))
+    found, _ = estimate_given(GraphRequest(**as_options(dataset, settings)))
     return found
 
 
@@ -88,12 +88,12 @@ def plan(
         DoesNotFitError: nothing fits; the message names the smallest budget that would do.
         MemplanError: a name, a value or a device that cannot be used.
     """
-    options = _options(dataset, settings)
+    options = as_options(dataset, settings)
     given = PlanRequest(allow_rank_reduction=allow_rank_reduction, epoch_seconds=epoch_seconds, **options)
     return plan_given(given, resolve(given.device, given.budget))
 
 
-def _options(dataset: str | Path | Shape, settings: Settings) -> dict[str, Any]:
+def as_options(dataset: str | Path | Shape, settings: Settings) -> dict[str, Any]:
     """Return the commands' options, which are text where a number or a path is as natural."""
     options: dict[str, Any] = {**settings}
     if options.get("rank") is not None:

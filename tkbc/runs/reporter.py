@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from memplan.catalog.folders import Split
 from memplan.plan import MemoryCheck
-from tkbc.ranking.evaluation import Evaluation
+
+if TYPE_CHECKING:
+    from tkbc.ranking.evaluation import Evaluation
 
 
 class EpochReport(NamedTuple):

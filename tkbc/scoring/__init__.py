@@ -8,6 +8,8 @@ A score takes a query, a tuple of (b, width) tensors, and rows of the entity tab
 
 ``materialized`` scores all entities in plain PyTorch and keeps the graph, ``chunked`` does so a chunk of entities at a
 time and recomputes in backward, ``fused`` builds no tensor larger than the scores. All three give the same numbers.
+
+For a model of one's own: ``weighted_l1`` and ``softmax_cross_entropy``, differentiable operators on the fused l1 score.
 """
 
 from __future__ import annotations
@@ -27,6 +29,9 @@ from tkbc.scoring.rounded import Rounded
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from tkbc.scoring.operators import softmax_cross_entropy as softmax_cross_entropy
+    from tkbc.scoring.operators import weighted_l1 as weighted_l1
 
 
 class PairwiseScore(Protocol):
@@ -159,3 +164,12 @@ def _make(score: Score, scoring: Scoring, precision: Precision, fused_l1: Callab
         case "dot":
             fused = FusedDot()
     return fused if precision == "fp32" else Rounded(fused, precision)
+
+
+def __getattr__(name: str) -> object:
+    """Return an operator for one's own model; it is declared to PyTorch only where it is asked for."""
+    if name in ("weighted_l1", "softmax_cross_entropy"):
+        from tkbc.scoring import operators
+
+        return getattr(operators, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

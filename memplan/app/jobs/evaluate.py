@@ -1,24 +1,11 @@
-"""What ``memplan evaluate`` does: rank a split with what a run has learned. Also: opening a run's checkpoint."""
+"""What ``memplan evaluate`` does: rank a split with what a run has learned."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast, get_args
 
-from memplan.app.jobs.readiness import check_device, prepare_torch
 from memplan.app.views.terminal import make_console
-from memplan.device.target import resolve
-from memplan.errors import MemplanError, UsageError
-from memplan.plan import Plan
-from memplan.prediction.estimate import bytes_follow
-from tkbc.runs.listing import RUNS
-
-if TYPE_CHECKING:
-    from tkbc.data import Dataset
-    from tkbc.runs.state import RunState
-
-
-Held = Literal["valid", "test"]
+from tkbc.use.opening import rank_run
 
 
 def evaluate_command(run: Path, split: str, data_dir: Path | None) -> tuple[str, dict[str, dict[str, float]]]:
@@ -29,50 +16,14 @@ def evaluate_command(run: Path, split: str, data_dir: Path | None) -> tuple[str,
         DoesNotFitError: memory runs out.
         MemplanError: the run, its checkpoints or its data cannot be used.
     """
-    if split not in get_args(Held):
-        raise UsageError(f"--split: {split!r} is neither valid nor test")
-    name, state, data = open_checkpoint(run, data_dir)
-    check_bytes(state.plan, run)
-    target = resolve(state.plan.workload.device, None)
-    prepare_torch(state.plan)
-    check_device(state.plan, target)
-    from tkbc.use.evaluate import rank_with
+    name, found = rank_run(run, split, data_dir, tell_on_stderr)
+    from tkbc.ranking.evaluation import as_dict
 
-    return name, rank_with(run / "checkpoint" / name, state.plan, data, cast(Held, split))
+    return name, as_dict(found)
 
 
-def open_checkpoint(run: Path, data_dir: Path | None) -> tuple[str, RunState, Dataset]:
-    """Return the name and state of the run's best checkpoint, and its data; damaged ones are named on stderr.
-
-    Raises:
-        MemplanError: the run, its checkpoints or its data cannot be used.
-    """
-    from tkbc.data import load_dataset
-    from tkbc.runs.checkpoint_folders import Checkpoints
-
-    if not run.is_dir():
-        raise MemplanError(f"{run}: no such run; memplan runs lists those in {RUNS}/")
-    checkpoints = Checkpoints(run / "checkpoint")
+def tell_on_stderr(notice: str) -> None:
+    """Print a notice beside the command's output."""
     console = make_console()
     console.stderr = True
-    name = checkpoints.best_or_newest(lambda notice: console.print(notice, soft_wrap=True))
-    state = checkpoints.read(name)
-    data = load_dataset(state.dataset, data_dir or data_folder_of(state))
-    if data.sha256 != state.data_sha256:
-        raise MemplanError(f"{data.dataset}: not the data that {run} was trained on; it has changed since")
-    return name, state, data
-
-
-def data_folder_of(state: RunState) -> Path | None:
-    """Return where the run's data lay, if it was said."""
-    return None if state.data_dir is None else Path(state.data_dir)
-
-
-def check_bytes(plan: Plan, folder: Path) -> None:
-    """Check that a run's plan has the bytes that its workload has in this version.
-
-    Raises:
-        MemplanError: it has others.
-    """
-    if not bytes_follow(plan):
-        raise MemplanError(f"{folder}: its plan's bytes do not follow from its workload: train anew")
+    console.print(notice, soft_wrap=True)

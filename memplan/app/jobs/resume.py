@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memplan.app.jobs.evaluate import check_bytes, data_folder_of
-from memplan.app.jobs.readiness import check_device, prepare_torch
 from memplan.app.request import SearchRequest
 from memplan.app.views.terminal import make_console, plan_summary
 from memplan.device.target import Target, resolve
@@ -18,6 +16,8 @@ from memplan.units import format_bytes
 from memplan.workload import validated
 from tkbc.runs.listing import RUNS, find_run, newest_unfinished
 from tkbc.runs.metrics import read_metrics
+from tkbc.runs.readiness import check_device, prepare_torch
+from tkbc.use.opening import check_bytes, data_folder_of
 
 if TYPE_CHECKING:
     from tkbc.runs.state import RunState

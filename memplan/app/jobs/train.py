@@ -4,27 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memplan.app.api import plan_given
-from memplan.app.jobs.readiness import check_device, prepare_torch
-from memplan.app.request import SearchRequest, of_loaded
+from memplan.app.jobs.prepare import check_free, new_folder, prepare, read_plan
+from memplan.app.request import SearchRequest
 from memplan.app.views.next_steps import after_training
 from memplan.app.views.terminal import make_console, plan_summary, printable
-from memplan.catalog.recipes import find_recipe
 from memplan.device.present import present_gpus
-from memplan.device.target import Target, resolve
-from memplan.errors import DoesNotFitError, MemplanError, UsageError
+from memplan.device.target import Target
 from memplan.memory.cuda.environment import notice
 from memplan.plan import Plan
-from memplan.prediction.estimate import bytes_follow
-from memplan.units import format_bytes
-from memplan.workload import validated
-from tkbc.data import load_dataset
 from tkbc.data.dataset import Dataset
-from tkbc.runs.listing import RUNS
+from tkbc.runs.readiness import check_device, prepare_torch
 from tkbc.runs.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -52,36 +44,13 @@ def run_command(
         MemplanError: data, plan, device or run folder cannot be used.
     """
     if run_folder is not None:
-        _check_free(run_folder)
-    if plan_file is None:
-        target = resolve(given.device, given.budget)
-        graph = load_dataset("demo" if given.dataset is None else given.dataset, given.data_dir)
-        plan = _make_plan(given, graph, target, auto_fit=auto_fit)
-    else:
-        plan = _read_plan(plan_file, given, auto_fit=auto_fit)
-        target = _target_of(plan, given)
-        dataset = given.dataset or plan.workload.dataset
-        if dataset is None:
-            raise UsageError(f"{plan_file}: a plan for a graph given by its counts; name its data with --dataset")
-        graph = load_dataset(dataset, given.data_dir)
-    if plan_file is None or plan.recipe is None:
-        recipe = find_recipe(graph.dataset, plan.workload.model, given.recipe)
-    else:
-        recipe = find_recipe(plan.workload.dataset, plan.workload.model, plan.recipe)
-
-    given_settings = {name: value for name, value in settings.items() if value is not None}
-    train_settings = validated(TrainSettings, {**recipe.training, **given_settings})
+        check_free(run_folder)
+    saved = None if plan_file is None else read_plan(plan_file, given, auto_fit=auto_fit)
+    plan, graph, train_settings, target, source = prepare(
+        given, settings, auto_fit=auto_fit, saved=saved, name=str(plan_file)
+    )
     if run_folder is None:
-        run_folder = _new_folder(graph.name, plan.workload.model)
-    overridden = set(given.given_settings()) | set(given_settings)
-    source = ""
-    if plan_file is not None and not set(recipe.training) <= overridden:
-        source = f" (recipe {recipe.name}{', as the plan has it' if plan.recipe else ''})"
-    elif plan_file is None and not {*recipe.settings, *recipe.training} <= overridden:
-        # A measured result is the whole recipe's: with anything else in its place it promises nothing.
-        others = {"score", "precision", "n3_parts", "no_time_emb", "init_scale"}
-        whole = not overridden & {*recipe.settings, *recipe.training, *others}
-        source = f" (recipe {recipe.name}: {recipe.described})" if whole else " (what is not given: from the recipe)"
+        run_folder = new_folder(graph.name, plan.workload.model)
     console = make_console()
     if target.device == "cuda" and (not_modelled := notice()) is not None:
         console.print(not_modelled, soft_wrap=True)
@@ -103,55 +72,6 @@ def run_command(
             plan, graph, train_settings, run_folder, reporter, should_stop, data_dir=given.data_dir
         ),
     )
-
-
-def _make_plan(given: SearchRequest, graph: Dataset, target: Target, *, auto_fit: bool) -> Plan:
-    return plan_given(given, target, of_loaded(graph.dataset, graph), auto_fit=auto_fit)
-
-
-def _read_plan(path: Path, given: SearchRequest, *, auto_fit: bool) -> Plan:
-    """Return a plan after checking that its bytes follow from its workload."""
-    extra = given.given_flags("dataset", "data_dir", "device", "budget") + ["--auto-fit-gpu"] * auto_fit
-    if extra:
-        raise UsageError(
-            f"--plan settles the recipe and all that sizes a tensor; leave out {', '.join(extra)}, or make a new plan"
-        )
-    plan = Plan.read(path)
-    if not bytes_follow(plan):
-        raise MemplanError(
-            f"{path}: its bytes do not follow from its workload; edited, or of another version: plan anew"
-        )
-    return plan
-
-
-def _target_of(plan: Plan, given: SearchRequest) -> Target:
-    """Return where a plan is to run: its own kind of device, with what that has to give now."""
-    target = resolve(given.device or plan.workload.device, given.budget)
-    if target.device != plan.workload.device:
-        raise UsageError(f"the plan is for {plan.workload.device}, --device {given.device} is not; make a new plan")
-    if plan.peak.device_bytes > target.budget_bytes:
-        raise DoesNotFitError(
-            f"the plan takes {format_bytes(plan.peak.device_bytes)}, and there are {format_bytes(target.budget_bytes)} "
-            f"({target.budget_source}); make a new plan"
-        )
-    return target
-
-
-def _check_free(folder: Path) -> None:
-    if folder == Path() or folder.is_file():
-        raise UsageError(f"--run-dir {folder}: no name for a new folder")
-    if folder.exists():
-        raise MemplanError(f"{folder}: there is such a folder already; choose a new one with --run-dir")
-
-
-def _new_folder(graph_name: str, model: str) -> Path:
-    name = f"{graph_name}-{model}-{datetime.now():%Y%m%d-%H%M%S}"
-    folder = RUNS / name
-    n = 2
-    while folder.exists():
-        folder = RUNS / f"{name}-{n}"
-        n += 1
-    return folder
 
 
 def _announce(

@@ -3,56 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any
 
-from memplan.app.jobs.evaluate import open_checkpoint
+from memplan.app.jobs.evaluate import tell_on_stderr
 from memplan.errors import UsageError
-
-if TYPE_CHECKING:
-    from tkbc.data import Dataset
-    from tkbc.models import Model
-    from tkbc.runs.state import RunState
-    from tkbc.use.trained import Things
-
-
-class Trained(NamedTuple):
-    """A run's best checkpoint, loaded onto the CPU, with the data that it was trained on."""
-
-    run: Path
-    checkpoint: str
-    state: RunState
-    data: Dataset
-    model: Model
-
-    @property
-    def about(self) -> dict[str, Any]:
-        """What it is, in a few words."""
-        workload = self.state.plan.workload
-        best = self.state.best
-        return {
-            "model": workload.model,
-            "score": workload.score,
-            "rank": workload.rank,
-            "dataset": self.data.name,
-            "data_sha256": self.state.data_sha256,
-            "run": str(self.run),
-            "checkpoint": self.checkpoint,
-            "best_epoch": None if best is None or best.checkpoint != self.checkpoint else best.epoch,
-        }
-
-
-def open_trained(run: Path, data_dir: Path | None) -> Trained:
-    """Return the model of a run's best checkpoint.
-
-    Raises:
-        DoesNotFitError: memory runs out.
-        MemplanError: the run, its checkpoints or its data cannot be used.
-    """
-    name, state, data = open_checkpoint(run, data_dir)
-    from tkbc.use.trained import load_trained
-
-    model = load_trained(run / "checkpoint" / name, state.plan.workload)
-    return Trained(run, name, state, data, model)
+from tkbc.use.model import open_trained
 
 
 def predict_command(
@@ -73,45 +28,15 @@ def predict_command(
     """
     if (head is None) == (tail is None):
         raise UsageError("say one of --head and --tail: the other is what is asked for")
-    found = open_trained(run, data_dir)
-    from tkbc.ranking.prediction import Question, predict
-    from tkbc.use.names import find_name, find_time, moments
-
-    data, workload = found.data, found.state.plan.workload
-    if time is None and workload.traits.is_temporal:
-        raise UsageError(
-            f"{workload.model} answers for a time: add --time, one of the {len(data.timestamps):,} from "
-            f"{data.timestamps[0]!r} to {data.timestamps[-1]!r}"
-        )
-    question = Question(
-        entity=find_name("entity", cast(str, head if tail is None else tail), data.entities),
-        relation=find_name("relation", relation, data.relations),
-        time=None if time is None else find_time(time, data.timestamps),
-        asks_tail=tail is None,
-    )
-    at = moments(data.timestamps)
-    rows: list[dict[str, Any]] = []
-    for answer in predict(found.model, data, question, top):
-        others = answer.known.other_times
-        near = min(others, key=lambda other: abs(at[other] - at[question.time or 0]), default=None)
-        rows.append(
-            {
-                "place": answer.place,
-                "entity": data.entities[answer.entity],
-                "score": answer.score,
-                "probability": answer.probability,
-                "known_in": list(answer.known.splits),
-                "other_times": len(others),
-                "nearest_other_time": None if near is None else data.timestamps[near],
-            }
-        )
+    found = open_trained(run, data_dir, tell_on_stderr)
+    data, question = found.data, found.question(head, relation, tail, time)
     return {
         **found.about,
         "head": data.entities[question.entity] if question.asks_tail else None,
         "relation": data.relations[question.relation],
         "tail": None if question.asks_tail else data.entities[question.entity],
         "time": None if question.time is None else data.timestamps[question.time],
-        "answers": rows,
+        "answers": [{**answer._asdict(), "known_in": list(answer.known_in)} for answer in found.answers(question, top)],
     }
 
 
@@ -124,17 +49,9 @@ def nearest_command(run: Path, name: str, of: str, top: int, data_dir: Path | No
     """
     if of not in ("entity", "relation", "time"):
         raise UsageError(f"--of {of!r}: entity, relation or time")
-    found = open_trained(run, data_dir)
-    from tkbc.use.names import find_name, find_time
-    from tkbc.use.trained import nearest
-
-    things = cast("Things", of)
-    names = {"entity": found.data.entities, "relation": found.data.relations, "time": found.data.timestamps}[of]
-    row = find_time(name, names) if of == "time" else find_name(of, name, names)
-    rows = [
-        {"place": place, of: names[i], "cosine": cosine}
-        for place, (i, cosine) in enumerate(nearest(found.model, things, row, top), start=1)
-    ]
+    found = open_trained(run, data_dir, tell_on_stderr)
+    names, row = found.find(name, of)
+    rows = [{"place": place, of: near, "cosine": cosine} for place, near, cosine in found.nearest(name, of=of, top=top)]
     return {**found.about, "of": names[row], "nearest": rows}
 
 
@@ -148,6 +65,6 @@ def export_command(run: Path, path: Path, data_dir: Path | None, *, force: bool)
     from tkbc.use.export import check_file, export
 
     check_file(path, force=force)
-    found = open_trained(run, data_dir)
+    found = open_trained(run, data_dir, tell_on_stderr)
     export(found.model, found.data, found.about, path)
     return {name: n_rows for name, (n_rows, _) in found.model.tables(found.model.workload).items()}

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memplan.app.api import plan_given
-from memplan.app.jobs.readiness import check_device, prepare_torch
 from memplan.app.request import SearchRequest, find_model, of_loaded
 from memplan.app.sweep.study import Trial, Watcher
 from memplan.catalog.recipes import find_recipe
@@ -19,6 +18,7 @@ from memplan.plan import Plan
 from memplan.workload import validated
 from tkbc.data.dataset import Dataset
 from tkbc.runs.metrics import read_metrics
+from tkbc.runs.readiness import check_device, prepare_torch
 from tkbc.runs.reporter import EpochReport, Reporter, Result
 from tkbc.runs.settings import TrainSettings
 
