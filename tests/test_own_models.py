@@ -19,7 +19,7 @@ from tests.test_scoring import assert_l1_close, relative_error
 from tests.test_scoring import reference as defined
 from tkbc.measure.meter import CpuMeter
 from tkbc.scoring import calling, operators, softmax_cross_entropy, weighted_l1
-from tkbc.scoring.l1_numba import TILE
+from tkbc.scoring.l1_cpu import TILE
 from tkbc.scoring.sliced import SlicedL1
 
 SHAPES = [(1, 1, 1), (3, 2, 5), (7, 13, 4), (5, 721, 3), (6, 1441, 9)]
