@@ -66,6 +66,7 @@ def test_every_option_of_the_commands_is_a_setting_of_the_library() -> None:
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+@pytest.mark.slow
 def test_every_example_runs(path: Path, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, path], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -55,6 +55,7 @@ shapes = st.builds(
     rank=st.integers(1, 128),
     data=st.data(),
 )
+@pytest.mark.slow
 def test_a_plan_fits_keeps_what_was_fixed_and_gains_from_more_budget(
     shape: Shape,
     target_of: Callable[[int], Target],

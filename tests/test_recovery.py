@@ -94,6 +94,7 @@ def train_two_steps(trainer: Trainer, mode: OutOfMemoryAt) -> int:
 
 
 @pytest.mark.parametrize("configuration", CONFIGURATIONS, ids=NAMES)
+@pytest.mark.slow
 def test_a_step_that_fails_at_any_operation_is_taken_again_to_the_same_end(configuration: dict[str, Any]) -> None:
     whole, mode = make_trainer(configuration), OutOfMemoryAt()
     assert train_two_steps(whole, mode) == 0
@@ -141,6 +142,7 @@ def events(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("where", [{"step": 0}, {"step": 4}, {"rank": 0}, {"rank": 1}, {"rank": 2}], ids=str)
+@pytest.mark.slow
 def test_a_run_goes_on_with_a_smaller_plan(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: dict[str, int]
 ) -> None:

@@ -287,6 +287,7 @@ def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
     assert re.search(r"run +interrupted", invoke("runs", str(tmp_path)).stdout)
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_it_ends_the_same() -> None:
     """Two kills; benchmarks/kill_and_resume.py does thirty."""
     command = [sys.executable, str(ROOT / "benchmarks" / "kill_and_resume.py"), "--kills", "2", "--epochs", "2"]

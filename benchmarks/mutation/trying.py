@@ -1,0 +1,212 @@
+"""Try mutants: each in a process of its own, forked from one that has collected the tests or imported the libraries."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import resource
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from types import CodeType
+from typing import Any, NoReturn
+
+import pytest
+
+from mutation.changes import ROOT, Mutant
+from mutation.placing import import_changed, put_in_place, replaced_code
+from mutation.rooms import tests_for
+from mutation.watching import Test, Watcher
+
+QUICK_SECONDS = 0.3
+MOST_MEMORY_BYTES = 24 * 2**30
+"""Of addresses: a mutant that asks for all there is shall fail, not the machine."""
+SURVIVED, KILLED, HANGS, NOT_PLACED = "survived", "killed", "killed (hangs)", "not placed"
+_STATUS = {0: SURVIVED, 3: NOT_PLACED}
+Note = Callable[[Mutant, str], None]
+
+
+def import_libraries() -> None:
+    """Import what every child needs and no mutant changes."""
+    for name in ("hypothesis", "numba", "numpy", "pydantic", "safetensors.torch", "torch", "torch.profiler", "typer"):
+        importlib.import_module(name)
+
+
+def in_a_child(work: Callable[[], int], seconds: float) -> str:
+    """Run ``work`` in a fork of this process, in a group of its own; return what its status says."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.setpgid(0, 0)
+            resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY_BYTES, MOST_MEMORY_BYTES))
+            status = work()
+        finally:
+            os._exit(status)
+    deadline = time.monotonic() + seconds
+    verdict = HANGS
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            verdict = _STATUS.get(os.WEXITSTATUS(status), KILLED) if os.WIFEXITED(status) else KILLED
+            break
+        time.sleep(0.01)
+    try:
+        os.killpg(child, signal.SIGKILL)  # what it has started ends with it
+    except ProcessLookupError:
+        return verdict
+    if verdict == HANGS:
+        os.waitpid(child, 0)
+    return verdict
+
+
+class Knowledge:
+    """Which tests run which line, how long they take, and which do not pass as it is."""
+
+    def __init__(self, found: dict[str, Any]) -> None:
+        self.tests = {test.name: test for test in (Test(*row) for row in found["tests"])}
+        self.runners = {(file, line): names for file, line, names in found["runners"]}
+
+    def tests_of(self, mutant: Mutant, pairs: dict[CodeType, CodeType]) -> list[Test]:
+        """Return the tests that run the changed line, or else its function , the quick ones first."""
+        file, files = str(ROOT / mutant.module), tests_for(mutant.module)
+        around = {line for _, _, line in list(pairs)[-1].co_lines() if line is not None}
+        inside = set(self.runners.get((file, mutant.line), ()))
+        inside = inside or {name for line in around for name in self.runners.get((file, line), ())}
+        found = [self.tests[name] for name in self.tests if name in inside and name.split("::")[0] in files]
+        return sorted(
+            (test for test in found if test.passes),
+            key=lambda test: (test.seconds > QUICK_SECONDS, files.index(test.name.split("::")[0]), test.seconds),
+        )
+
+    def tests_of_import(self, mutant: Mutant) -> list[Test]:
+        """Return all tests that run a line of the module, the quick ones first."""
+        file, files = str(ROOT / mutant.module), tests_for(mutant.module)
+        inside = {name for (ran, _), names in self.runners.items() if ran == file for name in names}
+        found = [test for test in self.tests.values() if test.name in inside and test.name.split("::")[0] in files]
+        return sorted((test for test in found if test.passes), key=lambda test: test.seconds)
+
+
+def longest(tests: Iterable[Test]) -> float:
+    """Return the seconds after which a mutant hangs: it is noticed."""
+    return 60 + 4 * sum(test.seconds for test in tests)
+
+
+class Trier:
+    """A plugin of pytest that, once the tests are collected, forks for each mutant instead of running them."""
+
+    def __init__(self, scratch: Path, wanted: Iterable[Mutant], note: Note, must_stop: Callable[[], bool]) -> None:
+        self.scratch, self.wanted, self.note, self.must_stop = scratch, list(wanted), note, must_stop
+        self.knowledge: Knowledge | None = None
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        """Learn which tests run which lines, then try the mutants that change functions alone."""
+        items = {item.nodeid: item for item in session.items}
+        self.knowledge = self._learn(session)
+        for mutant in self.wanted:
+            if self.must_stop():
+                break
+            pairs = replaced_code(mutant)
+            if not pairs:
+                continue
+            tests = self.knowledge.tests_of(mutant, pairs)
+            chosen = [items[test.name] for test in tests]
+
+            def work(pairs: Any = pairs, chosen: Any = chosen) -> int:
+                return run(session, chosen) if put_in_place(pairs) else 3
+
+            verdict = in_a_child(work, longest(tests)) if chosen else SURVIVED
+            if verdict != NOT_PLACED:
+                self.note(mutant, verdict)
+            self._clean()
+        return True
+
+    def _learn(self, session: pytest.Session) -> Knowledge:
+        file = self.scratch / "knowledge.json"
+        watcher = Watcher({str(ROOT / mutant.module) for mutant in self.wanted})
+
+        def work() -> int:
+            session.config.pluginmanager.register(watcher)
+            run(session, session.items, stop=False)
+            file.write_text(json.dumps(watcher.found()), encoding="utf-8")
+            return 0
+
+        if in_a_child(work, 3600) != SURVIVED:
+            raise SystemExit("the tests do not come to their end without a mutant")
+        self._clean()
+        return Knowledge(json.loads(file.read_text(encoding="utf-8")))
+
+    def _clean(self) -> None:
+        for left in (self.scratch / "t").glob("*"):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def run(session: pytest.Session, items: Sequence[pytest.Item], *, stop: bool = True) -> int:
+    """Run the tests as pytest does; 1 as soon as one fails."""
+    if stop:
+        session.config.pluginmanager.register(EndAtOnce())
+    for at, item in enumerate(items):
+        following = items[at + 1] if at + 1 < len(items) else None
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+    return 0
+
+
+class EndAtOnce:
+    """A plugin of pytest: this process ends with the first test that fails."""
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """End where a test failed."""
+        if report.failed:
+            os._exit(1)
+
+
+def arguments(scratch: Path) -> list[str]:
+    """Return what pytest is told in every process."""
+    return ["-q", "-p", "no:cacheprovider", f"--basetemp={scratch / 't'}", f"--rootdir={ROOT}"]
+
+
+def be_silent() -> None:
+    """Let nothing of the tests' output through."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):
+        os.dup2(nowhere, descriptor)
+
+
+def try_all(wanted: Sequence[Mutant], note: Note, must_stop: Callable[[], bool]) -> None:
+    """Try mutants and note each verdict: changed functions in one process after another, changed imports after them.
+
+    ``wanted``: those without a verdict. ``note`` has to write where other processes read.
+    """
+    files = sorted({file for mutant in wanted for file in tests_for(mutant.module)})
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder).resolve()
+        trier = Trier(scratch, wanted, note, must_stop)
+
+        def work() -> NoReturn:
+            be_silent()
+            status = pytest.main([*arguments(scratch), *files], plugins=[trier])
+            os._exit(int(status))
+
+        if in_a_child(work, float("inf")) != SURVIVED:
+            raise SystemExit("the tests could not be collected")
+        knowledge = Knowledge(json.loads((scratch / "knowledge.json").read_text(encoding="utf-8")))
+        for mutant in wanted:
+            if must_stop():
+                return
+            if not replaced_code(mutant):
+                note(mutant, try_import(mutant, knowledge.tests_of_import(mutant), scratch))
+
+
+def try_import(mutant: Mutant, tests: Sequence[Test], scratch: Path) -> str:
+    """Try a mutant that changes what runs when its module is imported."""
+
+    def work() -> int:
+        be_silent()
+        import_changed(mutant)
+        return int(pytest.main([*arguments(scratch), "-x", *(test.name for test in tests)]))
+
+    return in_a_child(work, longest(tests))
