@@ -10,7 +10,8 @@ score printed at the end counts every verdict in the file that belongs to the sa
 One process collects the tests and learns, by running each once, which of them run which line. For each mutant it forks;
 the child gives the living function its changed code and runs the tests of that line, the quick ones first, to the first
 that fails. What runs when a module is imported is changed in a child that has imported the libraries alone. Nothing on
-the disk is changed. Tests that start a process of their own know nothing of the mutant, and do not count.
+the disk is changed. Tests that start a process of their own know nothing of the mutant, and do not count, nor do those
+that are marked as slow. ``--lines`` keeps what was learned; delete it after a change of the modules.
 
 Why not a library: mutmut 3 passes over every decorated function, here the optimizer's step, the ranking loop and the
 writing of a checkpoint; cosmic-ray starts Python and PyTorch anew for each mutant, seconds each; and neither takes a
@@ -62,9 +63,12 @@ def main() -> None:
     parser.add_argument("--only", default="", help="modules whose path holds this")
     parser.add_argument("--again", action="store_true", help="try those that survived once more")
     parser.add_argument("--results", type=Path, default=Path("mutants.jsonl"), help="a file of verdicts, a line each")
+    parser.add_argument(
+        "--lines", type=Path, default=Path("mutants_lines.json"), help="where it is kept which tests run which lines"
+    )
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no mutant after this time")
     options = parser.parse_args()
-    results = options.results.resolve()
+    results, lines = options.results.resolve(), options.lines.resolve()
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT))
     chosen = [mutant for mutant in sample(options.sample, options.seed) if options.only in mutant.module]
@@ -80,7 +84,7 @@ def main() -> None:
     wanted = [m for m in chosen if m.key not in known or (options.again and known[m.key] == SURVIVED)]
     if wanted:
         import_libraries()
-        try_all(wanted, note, lambda: time.monotonic() - begin > options.seconds)
+        try_all(wanted, lines, note, lambda: time.monotonic() - begin > options.seconds)
     report(chosen, read(results))
 
 

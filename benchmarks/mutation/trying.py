@@ -19,7 +19,7 @@ import pytest
 
 from mutation.changes import ROOT, Mutant
 from mutation.placing import import_changed, put_in_place, replaced_code
-from mutation.rooms import tests_for
+from mutation.rooms import modules, tests_for
 from mutation.watching import Test, Watcher
 
 QUICK_SECONDS = 0.3
@@ -68,8 +68,14 @@ class Knowledge:
     """Which tests run which line, how long they take, and which do not pass as it is."""
 
     def __init__(self, found: dict[str, Any]) -> None:
+        """Of the tests that were watched; one that is newer is taken to run every line."""
         self.tests = {test.name: test for test in (Test(*row) for row in found["tests"])}
         self.runners = {(file, line): names for file, line, names in found["runners"]}
+
+    def meet(self, names: Iterable[str]) -> None:
+        """Take up the tests that are newer."""
+        for name in names:
+            self.tests.setdefault(name, Test(name, 0.0, True))
 
     def tests_of(self, mutant: Mutant, pairs: dict[CodeType, CodeType]) -> list[Test]:
         """Return the tests that run the changed line, or else its function , the quick ones first."""
@@ -77,18 +83,25 @@ class Knowledge:
         around = {line for _, _, line in list(pairs)[-1].co_lines() if line is not None}
         inside = set(self.runners.get((file, mutant.line), ()))
         inside = inside or {name for line in around for name in self.runners.get((file, line), ())}
-        found = [self.tests[name] for name in self.tests if name in inside and name.split("::")[0] in files]
-        return sorted(
-            (test for test in found if test.passes),
-            key=lambda test: (test.seconds > QUICK_SECONDS, files.index(test.name.split("::")[0]), test.seconds),
-        )
+        return self._in_order(files, inside)
 
     def tests_of_import(self, mutant: Mutant) -> list[Test]:
         """Return all tests that run a line of the module, the quick ones first."""
         file, files = str(ROOT / mutant.module), tests_for(mutant.module)
         inside = {name for (ran, _), names in self.runners.items() if ran == file for name in names}
-        found = [test for test in self.tests.values() if test.name in inside and test.name.split("::")[0] in files]
-        return sorted((test for test in found if test.passes), key=lambda test: test.seconds)
+        return self._in_order(files, inside)
+
+    def _in_order(self, files: list[str], inside: set[str]) -> list[Test]:
+        tests = [test for test in self.tests.values() if test.name.split("::")[0] in files]
+        return sorted(
+            (test for test in tests if test.passes and (test.name in inside or test.seconds == 0)),
+            key=lambda test: (test.seconds > QUICK_SECONDS, files.index(test.name.split("::")[0]), test.seconds),
+        )
+
+
+def read_knowledge(file: Path) -> Knowledge:
+    """Return what was learned of the tests."""
+    return Knowledge(json.loads(file.read_text(encoding="utf-8")))
 
 
 def longest(tests: Iterable[Test]) -> float:
@@ -99,21 +112,26 @@ def longest(tests: Iterable[Test]) -> float:
 class Trier:
     """A plugin of pytest that, once the tests are collected, forks for each mutant instead of running them."""
 
-    def __init__(self, scratch: Path, wanted: Iterable[Mutant], note: Note, must_stop: Callable[[], bool]) -> None:
+    def __init__(
+        self, scratch: Path, lines: Path, wanted: Iterable[Mutant], note: Note, must_stop: Callable[[], bool]
+    ) -> None:
         self.scratch, self.wanted, self.note, self.must_stop = scratch, list(wanted), note, must_stop
-        self.knowledge: Knowledge | None = None
+        self.file = lines
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Learn which tests run which lines, then try the mutants that change functions alone."""
         items = {item.nodeid: item for item in session.items}
-        self.knowledge = self._learn(session)
+        if not self.file.exists():
+            self._learn(session)
+        knowledge = read_knowledge(self.file)
+        knowledge.meet(items)
         for mutant in self.wanted:
             if self.must_stop():
                 break
             pairs = replaced_code(mutant)
             if not pairs:
                 continue
-            tests = self.knowledge.tests_of(mutant, pairs)
+            tests = [test for test in knowledge.tests_of(mutant, pairs) if test.name in items]
             chosen = [items[test.name] for test in tests]
 
             def work(pairs: Any = pairs, chosen: Any = chosen) -> int:
@@ -125,20 +143,18 @@ class Trier:
             self._clean()
         return True
 
-    def _learn(self, session: pytest.Session) -> Knowledge:
-        file = self.scratch / "knowledge.json"
-        watcher = Watcher({str(ROOT / mutant.module) for mutant in self.wanted})
+    def _learn(self, session: pytest.Session) -> None:
+        watcher = Watcher({str(ROOT / module) for module in modules()})
 
         def work() -> int:
             session.config.pluginmanager.register(watcher)
             run(session, session.items, stop=False)
-            file.write_text(json.dumps(watcher.found()), encoding="utf-8")
+            self.file.write_text(json.dumps(watcher.found()), encoding="utf-8")
             return 0
 
         if in_a_child(work, 3600) != SURVIVED:
             raise SystemExit("the tests do not come to their end without a mutant")
         self._clean()
-        return Knowledge(json.loads(file.read_text(encoding="utf-8")))
 
     def _clean(self) -> None:
         for left in (self.scratch / "t").glob("*"):
@@ -166,7 +182,7 @@ class EndAtOnce:
 
 def arguments(scratch: Path) -> list[str]:
     """Return what pytest is told in every process."""
-    return ["-q", "-p", "no:cacheprovider", f"--basetemp={scratch / 't'}", f"--rootdir={ROOT}"]
+    return ["-q", "-m", "not slow", "-p", "no:cacheprovider", f"--basetemp={scratch / 't'}", f"--rootdir={ROOT}"]
 
 
 def be_silent() -> None:
@@ -176,15 +192,16 @@ def be_silent() -> None:
         os.dup2(nowhere, descriptor)
 
 
-def try_all(wanted: Sequence[Mutant], note: Note, must_stop: Callable[[], bool]) -> None:
+def try_all(wanted: Sequence[Mutant], lines: Path, note: Note, must_stop: Callable[[], bool]) -> None:
     """Try mutants and note each verdict: changed functions in one process after another, changed imports after them.
 
-    ``wanted``: those without a verdict. ``note`` has to write where other processes read.
+    ``lines``: where it is kept which tests run which lines. ``note`` has to write where other processes read.
     """
-    files = sorted({file for mutant in wanted for file in tests_for(mutant.module)})
+    asked = wanted if lines.exists() else [Mutant(module, 0, 0, "") for module in modules()]
+    files = sorted({file for mutant in asked for file in tests_for(mutant.module)})
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder).resolve()
-        trier = Trier(scratch, wanted, note, must_stop)
+        trier = Trier(scratch, lines, wanted, note, must_stop)
 
         def work() -> NoReturn:
             be_silent()
@@ -193,7 +210,7 @@ def try_all(wanted: Sequence[Mutant], note: Note, must_stop: Callable[[], bool])
 
         if in_a_child(work, float("inf")) != SURVIVED:
             raise SystemExit("the tests could not be collected")
-        knowledge = Knowledge(json.loads((scratch / "knowledge.json").read_text(encoding="utf-8")))
+        knowledge = read_knowledge(lines)
         for mutant in wanted:
             if must_stop():
                 return
@@ -209,4 +226,4 @@ def try_import(mutant: Mutant, tests: Sequence[Test], scratch: Path) -> str:
         import_changed(mutant)
         return int(pytest.main([*arguments(scratch), "-x", *(test.name for test in tests)]))
 
-    return in_a_child(work, longest(tests))
+    return in_a_child(work, longest(tests)) if tests else SURVIVED
