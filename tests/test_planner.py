@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, get_args
 
@@ -140,6 +141,21 @@ def test_no_more_queries_are_planned_than_the_split_holds() -> None:
     assert queries(5000, eval_batch_size=3000)[0] == 3000
     assert queries(5000)[0] == queries(None)[0] == 1024
     assert queries(None, eval_batch_size=3000)[0] == 3000
+
+
+@pytest.mark.parametrize("rank", [1, 2, 77, 256])
+def test_a_time_limit_that_a_rank_meets_to_the_last_bit_is_met(rank: int) -> None:
+    """And one that is a bit less is not."""
+    target = cpu(1024 * MIB)
+    asked: dict[str, Any] = {"model": "TNTPairRE", "batch_size": 1000, "threads": 2}
+    seconds = plan(ICEWS14, target, rank=rank, **asked).seconds_per_epoch
+    assert plan_largest_rank(ICEWS14, target, seconds, **asked).rank == rank
+    below = math.nextafter(seconds, 0)
+    if rank > 1:
+        assert plan_largest_rank(ICEWS14, target, below, **asked).rank == rank - 1
+    else:
+        with pytest.raises(UsageError, match="even at rank 1"):
+            plan_largest_rank(ICEWS14, target, below, **asked)
 
 
 def test_too_small_a_budget_names_the_smallest_and_the_obstacle() -> None:

@@ -146,6 +146,23 @@ def test_the_step_s_gradient_by_float64_finite_differences(
         assert (above - below) / (2 * step) == pytest.approx(float((written * direction).sum()), rel=1e-5, abs=1e-7)
 
 
+def test_another_scoring_is_taken_up_and_the_same_is_kept() -> None:
+    """A score that is kept need not be compiled again; a workload of another scoring would else take other memory."""
+    fused, chunked = (make_workload("TNTPairRE", batch_size=24, scoring=scoring) for scoring in ("fused", "chunked"))
+    trainer, plain = make_trainer(fused), make_trainer(chunked)
+    before = trainer.score
+    trainer.adopt(fused.model_copy(update={"micro_batch_size": 3}))
+    assert trainer.score is before
+    assert trainer.workload.micro_batch_size == trainer.model.workload.micro_batch_size == 3
+    assert type(before) is not type(plain.score)
+    trainer.adopt(chunked)
+    assert type(trainer.score) is type(plain.score)
+    for one in (trainer, plain):
+        one.step(one.shuffled(0)[:24])
+    for mine, other in zip(trainer.model.parameters(), plain.model.parameters(), strict=True):
+        assert torch.equal(mine, other)
+
+
 def test_the_order_of_an_epoch_depends_on_seed_and_epoch_alone() -> None:
     trainer, again = (make_trainer(make_workload("TNTPairRE")) for _ in range(2))
     trainer.step(trainer.shuffled(0)[:10])

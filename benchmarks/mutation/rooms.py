@@ -6,16 +6,21 @@ from pathlib import Path
 
 from mutation.changes import ROOT
 
-_MEMORY = ("test_ledger", "test_memory_prediction", "test_operators", "test_interval_training")
+_MEMORY = ("test_ledger", "test_recorded_steps", "test_memory_prediction", "test_operators", "test_interval_training")
 _RUNS = ("test_disk", "test_power", "test_failed_runs", "test_resume", "test_watching", "test_training")
 ROOMS: dict[str, tuple[str, ...]] = {
     "memplan/ledger.py": _MEMORY,
-    "memplan/allocator/*.py": ("test_allocator_limits", "test_allocator_rules", "test_allocator"),
-    "memplan/estimator.py": ("test_allocator", "test_planner", *_MEMORY),
+    "memplan/allocator/*.py": (
+        "test_allocator_limits",
+        "test_allocator_rules",
+        "test_allocator_addresses",
+        "test_allocator",
+    ),
+    "memplan/estimator.py": ("test_allocator_addresses", "test_allocator", "test_planner", *_MEMORY),
     "memplan/planner.py": ("test_search", "test_planner"),
     "memplan/replan.py": ("test_recovery", "test_out_of_memory", "test_search"),
     "memplan/cost.py": ("test_cost", "test_search", "test_planner"),
-    "memplan/programs/*.py": (*_MEMORY, "test_programs"),
+    "memplan/programs/*.py": _MEMORY,
     "tkbc/trainer.py": ("test_step", "test_recovery", "test_interval_training", "test_memory_prediction"),
     "tkbc/loss.py": ("test_loss", "test_step", "test_memory_prediction"),
     "tkbc/regularizers.py": ("test_step", "test_models", "test_memory_prediction"),

@@ -11,6 +11,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
 from pathlib import Path
 from types import CodeType
 from typing import Any, NoReturn
@@ -23,6 +24,8 @@ from mutation.rooms import modules, tests_for
 from mutation.watching import Test, Watcher
 
 QUICK_SECONDS = 0.3
+MOST_SECONDS = 45.0
+"""Of tests for a mutant, as long as they take where nothing is changed: what they do not notice has survived."""
 MOST_MEMORY_BYTES = 24 * 2**30
 """Of addresses: a mutant that asks for all there is shall fail, not the machine."""
 SURVIVED, KILLED, HANGS, NOT_PLACED = "survived", "killed", "killed (hangs)", "not placed"
@@ -93,10 +96,12 @@ class Knowledge:
 
     def _in_order(self, files: list[str], inside: set[str]) -> list[Test]:
         tests = [test for test in self.tests.values() if test.name.split("::")[0] in files]
-        return sorted(
+        ordered = sorted(
             (test for test in tests if test.passes and (test.name in inside or test.seconds == 0)),
             key=lambda test: (test.seconds > QUICK_SECONDS, files.index(test.name.split("::")[0]), test.seconds),
         )
+        until = accumulate(test.seconds for test in ordered)
+        return [test for test, seconds in zip(ordered, until, strict=True) if seconds <= MOST_SECONDS]
 
 
 def read_knowledge(file: Path) -> Knowledge:
@@ -106,7 +111,7 @@ def read_knowledge(file: Path) -> Knowledge:
 
 def longest(tests: Iterable[Test]) -> float:
     """Return the seconds after which a mutant hangs: it is noticed."""
-    return 60 + 4 * sum(test.seconds for test in tests)
+    return 20 + 3 * sum(test.seconds for test in tests)
 
 
 class Trier:
