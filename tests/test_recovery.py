@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from memplan.devices import Target
 from memplan.errors import DoesNotFitError
+from memplan.plan import Plan
 from memplan.planner import plan
 from memplan.rates import cpu_rates
 from memplan.replan import replan
@@ -163,6 +164,9 @@ def test_a_run_goes_on_with_a_smaller_plan(
         assert all(after < before for before, after in event["changes"].values())
         assert event["changes"]
         assert json.loads((folder / "plan.json").read_text())["peak"]["device_bytes"] > 0
+        planned = {phase.name: phase.peak_bytes for phase in Plan.read(folder / "plan.json").phases}
+        predicted = {phase.name: phase.predicted.requested_bytes for phase in result.memory_check.phases}
+        assert predicted.items() <= planned.items()
         if where != {"step": 0}:  # that one is measured while the mode that counts operations allocates, too
             assert all(phase.relative_error == 0 for phase in result.memory_check.phases), "not of the new plan"
 

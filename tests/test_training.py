@@ -65,6 +65,8 @@ def test_a_run_folder_holds_what_the_contract_says(tmp_path: Path) -> None:
     assert lines[2]["valid"]["both"]["mrr"] > 0
     assert lines[3]["test"]["both"]["mrr"] == result.test.both.mrr
     assert lines[2]["loss"] < lines[0]["loss"]
+    for line in lines[:3]:  # 300 facts, asked for both ways
+        assert line["examples_per_second"] == pytest.approx(600 / line["seconds"], rel=1e-12)
     check = MemoryCheck.model_validate_json((folder / "memory_check.json").read_text())
     assert {"setup", "encode", "score", "score backward", "optimizer", "evaluation"} <= {p.name for p in check.phases}
     assert all(phase.relative_error == 0 for phase in [*check.phases, check.peak])

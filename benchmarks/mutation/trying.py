@@ -11,21 +11,16 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
-from itertools import accumulate
 from pathlib import Path
-from types import CodeType
 from typing import Any, NoReturn
 
 import pytest
 
 from mutation.changes import ROOT, Mutant
+from mutation.knowledge import Test, Watcher, keep, read_knowledge
 from mutation.placing import import_changed, put_in_place, replaced_code
 from mutation.rooms import modules, tests_for
-from mutation.watching import Test, Watcher
 
-QUICK_SECONDS = 0.3
-MOST_SECONDS = 45.0
-"""Of tests for a mutant, as long as they take where nothing is changed: what they do not notice has survived."""
 MOST_MEMORY_BYTES = 24 * 2**30
 """Of addresses: a mutant that asks for all there is shall fail, not the machine."""
 SURVIVED, KILLED, HANGS, NOT_PLACED = "survived", "killed", "killed (hangs)", "not placed"
@@ -67,48 +62,6 @@ def in_a_child(work: Callable[[], int], seconds: float) -> str:
     return verdict
 
 
-class Knowledge:
-    """Which tests run which line, how long they take, and which do not pass as it is."""
-
-    def __init__(self, found: dict[str, Any]) -> None:
-        """Of the tests that were watched; one that is newer is taken to run every line."""
-        self.tests = {test.name: test for test in (Test(*row) for row in found["tests"])}
-        self.runners = {(file, line): names for file, line, names in found["runners"]}
-
-    def meet(self, names: Iterable[str]) -> None:
-        """Take up the tests that are newer."""
-        for name in names:
-            self.tests.setdefault(name, Test(name, 0.0, True))
-
-    def tests_of(self, mutant: Mutant, pairs: dict[CodeType, CodeType]) -> list[Test]:
-        """Return the tests that run the changed line, or else its function , the quick ones first."""
-        file, files = str(ROOT / mutant.module), tests_for(mutant.module)
-        around = {line for _, _, line in list(pairs)[-1].co_lines() if line is not None}
-        inside = set(self.runners.get((file, mutant.line), ()))
-        inside = inside or {name for line in around for name in self.runners.get((file, line), ())}
-        return self._in_order(files, inside)
-
-    def tests_of_import(self, mutant: Mutant) -> list[Test]:
-        """Return all tests that run a line of the module, the quick ones first."""
-        file, files = str(ROOT / mutant.module), tests_for(mutant.module)
-        inside = {name for (ran, _), names in self.runners.items() if ran == file for name in names}
-        return self._in_order(files, inside)
-
-    def _in_order(self, files: list[str], inside: set[str]) -> list[Test]:
-        tests = [test for test in self.tests.values() if test.name.split("::")[0] in files]
-        ordered = sorted(
-            (test for test in tests if test.passes and (test.name in inside or test.seconds == 0)),
-            key=lambda test: (test.seconds > QUICK_SECONDS, files.index(test.name.split("::")[0]), test.seconds),
-        )
-        until = accumulate(test.seconds for test in ordered)
-        return [test for test, seconds in zip(ordered, until, strict=True) if seconds <= MOST_SECONDS]
-
-
-def read_knowledge(file: Path) -> Knowledge:
-    """Return what was learned of the tests."""
-    return Knowledge(json.loads(file.read_text(encoding="utf-8")))
-
-
 def longest(tests: Iterable[Test]) -> float:
     """Return the seconds after which a mutant hangs: it is noticed."""
     return 20 + 3 * sum(test.seconds for test in tests)
@@ -122,14 +75,16 @@ class Trier:
     ) -> None:
         self.scratch, self.wanted, self.note, self.must_stop = scratch, list(wanted), note, must_stop
         self.file = lines
+        self.left = [mutant.key for mutant in self.wanted]
+        """Those that are to be tried by an import."""
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Learn which tests run which lines, then try the mutants that change functions alone."""
         items = {item.nodeid: item for item in session.items}
-        if not self.file.exists():
-            self._learn(session)
         knowledge = read_knowledge(self.file)
-        knowledge.meet(items)
+        if newer := [item for name, item in items.items() if name not in knowledge.tests]:
+            self._learn(session, newer)
+            knowledge = read_knowledge(self.file)
         for mutant in self.wanted:
             if self.must_stop():
                 break
@@ -145,16 +100,18 @@ class Trier:
             verdict = in_a_child(work, longest(tests)) if chosen else SURVIVED
             if verdict != NOT_PLACED:
                 self.note(mutant, verdict)
+                self.left.remove(mutant.key)
             self._clean()
+        (self.scratch / "left.json").write_text(json.dumps(self.left), encoding="utf-8")
         return True
 
-    def _learn(self, session: pytest.Session) -> None:
+    def _learn(self, session: pytest.Session, items: Sequence[pytest.Item]) -> None:
         watcher = Watcher({str(ROOT / module) for module in modules()})
 
         def work() -> int:
             session.config.pluginmanager.register(watcher)
-            run(session, session.items, stop=False)
-            self.file.write_text(json.dumps(watcher.found()), encoding="utf-8")
+            run(session, items, stop=False)
+            keep(self.file, watcher.found())
             return 0
 
         if in_a_child(work, 3600) != SURVIVED:
@@ -216,10 +173,11 @@ def try_all(wanted: Sequence[Mutant], lines: Path, note: Note, must_stop: Callab
         if in_a_child(work, float("inf")) != SURVIVED:
             raise SystemExit("the tests could not be collected")
         knowledge = read_knowledge(lines)
+        left = json.loads((scratch / "left.json").read_text(encoding="utf-8"))
         for mutant in wanted:
             if must_stop():
                 return
-            if not replaced_code(mutant):
+            if mutant.key in left:
                 note(mutant, try_import(mutant, knowledge.tests_of_import(mutant), scratch))
 
 
