@@ -56,6 +56,16 @@ def test_of_two_ranges_with_room_the_one_at_the_lower_address_grows(places: Sequ
     assert allocator.reserved_bytes == 180 * MIB
 
 
+@pytest.mark.parametrize(("mib", "range_mib"), [(100, 120), (160, 180), (161, 200), (176, 200), (1, 20)])
+def test_a_range_has_an_eighth_more_addresses_than_the_device_has_memory_in_whole_pages(
+    mib: int, range_mib: int
+) -> None:
+    driver = Driver(GIB)
+    settings = AllocatorSettings.parse("expandable_segments:True")
+    CachingAllocator(settings, None, mib * MIB, driver).allocate(2 * MIB)
+    assert driver.asked == [range_mib * MIB]
+
+
 def test_a_range_without_memory_goes_back_with_the_addresses_that_the_driver_gave() -> None:
     driver = Driver(5 * GIB, 2 * GIB, 7 * GIB)
     allocator = on(driver)

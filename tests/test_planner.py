@@ -158,6 +158,19 @@ def test_a_time_limit_that_a_rank_meets_to_the_last_bit_is_met(rank: int) -> Non
             plan_largest_rank(ICEWS14, target, below, **asked)
 
 
+@pytest.mark.parametrize("rank", [1, 37, 99])
+def test_a_budget_that_a_rank_takes_to_the_last_byte_gives_that_rank(rank: int) -> None:
+    """Where the rank is lowered, from the next one and from far above, and where the largest is searched for."""
+    asked: dict[str, Any] = {"model": "TNTPairRE", "batch_size": 1000, "threads": 2}
+    exact = plan(ICEWS14, cpu(1024 * MIB), rank=rank, **asked).smallest_budget_bytes
+    for higher in (rank + 1, 100):
+        found = plan(ICEWS14, cpu(exact), rank=higher, allow_rank_reduction=True, **asked)
+        assert (found.rank, found.rank_lowered_from) == (rank, higher)
+    assert plan_largest_rank(ICEWS14, cpu(exact), 1e9, **asked).rank == rank
+    if rank > 1:
+        assert plan_largest_rank(ICEWS14, cpu(exact - 1), 1e9, **asked).rank == rank - 1
+
+
 def test_too_small_a_budget_names_the_smallest_and_the_obstacle() -> None:
     with pytest.raises(DoesNotFitError, match=r"smallest budget that would do is \d+MiB.*entity table, 7128 × 100"):
         plan(ICEWS14, cpu(5 * MIB), model="TNTPairRE")

@@ -193,6 +193,7 @@ def test_only_the_last_and_the_best_checkpoints_are_kept(tmp_path: Path) -> None
     names = checkpoints.names()
     assert KEPT <= len(names) <= 2 * KEPT
     assert state.best.checkpoint in names
+    assert (state.examples_done, state.seconds) == (0, 0.0), "an epoch that has not begun has taken no time"
     assert not list(checkpoints.folder.glob("*.unfinished"))
 
 
