@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from memplan.devices import Target
+from memplan.plan import Alternative
 from memplan.planner import LARGEST_EVALUATION, Layout, Search, halvings, plan
 from memplan.rates import cpu_rates
 from memplan.workload import Shape
@@ -78,6 +79,24 @@ def test_no_more_than_the_largest_useful_number_of_queries_is_looked_at() -> Non
     few = Shape(n_entities=128, n_relations=3, n_timestamps=6, n_facts=600)
     assert Search(few, target, None, {"model": "TNTPairRE"}).chunks == [128]
     assert Search(few.model_copy(update={"n_entities": 129}), target, None, {"model": "TNTPairRE"}).chunks == [129, 128]
+
+
+def layout_of(alternative: Alternative) -> tuple[int, int, str]:
+    return alternative.micro_batch_size, alternative.chunk_size, alternative.scoring
+
+
+def test_an_alternative_that_takes_the_budget_to_the_last_byte_fits() -> None:
+    target = Target("cpu", "CPU", BUDGET, "test", cpu_rates(2), 0)
+    asked: dict[str, Any] = {"model": "TNTPairRE", "rank": 4, "batch_size": 500, "n_queries": 900}
+    ample = plan(SHAPE, target, **asked)
+    larger = [other for other in ample.alternatives if other.device_bytes > ample.peak.device_bytes]
+    assert larger
+    for other in larger:
+        for budget, end in ((other.device_bytes, "; fits"), (other.device_bytes - 1, "and 1 B over the budget")):
+            again = plan(SHAPE, target._replace(budget_bytes=budget), **asked)
+            assert again.workload == ample.workload
+            (same,) = [one for one in again.alternatives if layout_of(one) == layout_of(other)]
+            assert same.reason.endswith(end)
 
 
 def test_one_byte_less_than_a_plan_takes_gives_another() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from mutation.changes import ROOT
 
 _MEMORY = ("test_ledger", "test_recorded_steps", "test_memory_prediction", "test_operators", "test_interval_training")
-_RUNS = ("test_disk", "test_power", "test_failed_runs", "test_resume", "test_watching", "test_training")
+_RUNS = ("test_training", "test_watching", "test_disk", "test_failed_runs", "test_power", "test_resume")
 ROOMS: dict[str, tuple[str, ...]] = {
     "memplan/ledger.py": _MEMORY,
     "memplan/allocator/*.py": (
