@@ -223,6 +223,16 @@ def test_other_errors_are_not_taken_for_memory(error: Exception) -> None:
     assert not is_out_of_memory(error)
 
 
+def test_another_error_of_a_step_ends_the_run_as_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("shape mismatch")
+
+    monkeypatch.setattr(Trainer, "_accumulate", fail)
+    with pytest.raises(RuntimeError, match=r"^shape mismatch$"):
+        run_with_accidents(tmp_path / "run", monkeypatch)
+    assert events(tmp_path / "run") == []
+
+
 def test_out_of_memory_before_the_first_step_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB\nmore lines")
