@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from itertools import pairwise
 from typing import Any
 
 import pytest
 
+from memplan.cost import evaluation_seconds, seconds_per_epoch
 from memplan.devices import Target
+from memplan.estimator import estimate
 from memplan.plan import Alternative
-from memplan.planner import LARGEST_EVALUATION, Layout, Search, halvings, plan
+from memplan.planner import LARGEST_EVALUATION, SMALLEST_CHUNK, Layout, Search, halvings, plan
 from memplan.rates import cpu_rates
-from memplan.workload import Shape
+from memplan.replan import Part, replan
+from memplan.workload import Shape, Workload
 
 SHAPE = Shape(n_entities=1000, n_relations=3, n_timestamps=6, n_facts=600)
 BUDGET = 2**30
@@ -79,6 +83,35 @@ def test_no_more_than_the_largest_useful_number_of_queries_is_looked_at() -> Non
     few = Shape(n_entities=128, n_relations=3, n_timestamps=6, n_facts=600)
     assert Search(few, target, None, {"model": "TNTPairRE"}).chunks == [128]
     assert Search(few.model_copy(update={"n_entities": 129}), target, None, {"model": "TNTPairRE"}).chunks == [129, 128]
+
+
+@pytest.mark.parametrize("part", ["training", "evaluation"])
+@pytest.mark.parametrize("budget_share", [1.0, 0.6])
+def test_a_smaller_plan_is_the_fastest_of_all_that_take_less(part: Part, budget_share: float) -> None:
+    """Every halving of both sizes is looked at here; what a part takes is the peak of its own phases."""
+    target = Target("cpu", "CPU", BUDGET, "test", cpu_rates(2), 0)
+    made = plan(SHAPE, target, model="TNTPairRE", rank=16, batch_size=500, n_queries=900, emb_reg=0.1)
+    is_training = part == "training"
+    names = ("micro_batch_size", "chunk_size") if is_training else ("eval_batch_size", "eval_chunk_size")
+
+    def peak(workload: Workload) -> int:
+        phases = {phase.name: phase.peak_bytes for phase in estimate(workload).phases}
+        return max(n for name, n in phases.items() if (name == "evaluation") != is_training or name == "setup")
+
+    def seconds(workload: Workload) -> float:
+        return (seconds_per_epoch if is_training else evaluation_seconds)(workload, target.rates)
+
+    budget = round(budget_share * peak(made.workload))
+    limit = min(budget, peak(made.workload) - 1)
+    sizes = itertools.product(
+        halvings(getattr(made.workload, names[0])), halvings(getattr(made.workload, names[1]), SMALLEST_CHUNK)
+    )
+    smaller = [made.workload.model_copy(update=dict(zip(names, pair, strict=True))) for pair in sizes]
+    fastest = min(seconds(workload) for workload in smaller if peak(workload) <= limit)
+    found = replan(made, target._replace(budget_bytes=budget), part).workload
+    assert found in smaller
+    assert peak(found) <= limit
+    assert seconds(found) == fastest
 
 
 def layout_of(alternative: Alternative) -> tuple[int, int, str]:
