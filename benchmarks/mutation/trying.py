@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import os
 import resource
 import shutil
@@ -35,22 +36,32 @@ def import_libraries() -> None:
 
 
 def in_a_child(work: Callable[[], int], seconds: float) -> str:
-    """Run ``work`` in a fork of this process, in a group of its own; return what its status says."""
+    """Run ``work`` in a fork of this process, in a group of its own; return what its status says.
+
+    It hangs when it has taken ``seconds`` of the processor's time, however busy the machine is, or waits ten times as
+    long.
+    """
     child = os.fork()
     if child == 0:
         status = 1
         try:
             os.setpgid(0, 0)
             resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY_BYTES, MOST_MEMORY_BYTES))
+            if math.isfinite(seconds):
+                resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(seconds), math.ceil(seconds) + 5))
             status = work()
         finally:
             os._exit(status)
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + 10 * seconds
     verdict = HANGS
     while time.monotonic() < deadline:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
-            verdict = _STATUS.get(os.WEXITSTATUS(status), KILLED) if os.WIFEXITED(status) else KILLED
+            verdict = KILLED
+            if os.WIFEXITED(status):
+                verdict = _STATUS.get(os.WEXITSTATUS(status), KILLED)
+            elif os.WTERMSIG(status) == signal.SIGXCPU:
+                verdict = HANGS
             break
         time.sleep(0.01)
     try:
