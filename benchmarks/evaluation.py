@@ -23,16 +23,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from memplan.estimator import estimate
-from memplan.machine import usable_threads
-from memplan.places import SPLITS
+from memplan.catalog.folders import SPLITS
+from memplan.device.present import usable_threads
+from memplan.memory.estimate import estimate
 from memplan.workload import Workload, build_workload
 from tkbc.data import Dataset, load_dataset
 from tkbc.data.dataset import with_reciprocals
-from tkbc.evaluation import count_rivals
-from tkbc.meter import CpuMeter
+from tkbc.measure.meter import CpuMeter
 from tkbc.models import Batch
-from tkbc.trainer import Trainer
+from tkbc.ranking.evaluation import count_rivals
+from tkbc.step.trainer import Trainer
 
 Answers = dict[tuple[int, int, int], list[int]]
 

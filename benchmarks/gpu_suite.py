@@ -26,18 +26,18 @@ from typing import Any
 
 import torch
 
-from memplan.catalog import find_dataset
-from memplan.devices import resolve
-from memplan.gpus import recognize
-from memplan.machine import present_gpus
+from memplan.catalog.datasets import find_dataset
+from memplan.catalog.gpus import recognize
+from memplan.device.present import present_gpus
+from memplan.device.target import resolve
 from memplan.workload import PRECISIONS, ModelName, Precision, Workload, build_workload
-from tkbc.calibration import calibrate
-from tkbc.meter import start_clean
+from tkbc.measure.meter import start_clean
+from tkbc.measure.rates import calibrate
 from tkbc.scoring import make_score
 from tkbc.scoring.reference import weighted_l1
 from tkbc.scoring.rounded import HALF_TYPES
-from tkbc.trainer import Trainer
-from tkbc.verification import random_facts, random_workloads, verify
+from tkbc.step.trainer import Trainer
+from tkbc.verify import random_facts, random_workloads, verify
 
 SHAPES = [(1, 1, 1), (3, 100, 40), (33, 719, 17), (64, 1501, 101), (257, 2049, 64), (5, 7128, 500)]
 STEP_SECONDS = 2.0

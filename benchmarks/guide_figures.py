@@ -15,12 +15,12 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 import torch
 
-from memplan.catalog import find_dataset
-from memplan.estimator import estimate
-from memplan.guide import CLAIMS
-from memplan.recipes import find_recipe
+from memplan.catalog.datasets import find_dataset
+from memplan.catalog.guide import CLAIMS
+from memplan.catalog.recipes import find_recipe
+from memplan.memory.estimate import estimate
 from memplan.workload import build_workload
-from tkbc.verification import measure
+from tkbc.verify import measure
 
 
 def main() -> None:

@@ -25,11 +25,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from memplan.runs import read_run
-from tkbc.checkpoints import Checkpoints
+from tkbc.runs.checkpoint_folders import Checkpoints
+from tkbc.runs.listing import read_run
 
 PROCESSES = multiprocessing.get_context("forkserver")
-LIBRARIES = ["memplan.cli", "numba", "torch", "tkbc.training"]
+LIBRARIES = ["memplan.app.cli", "numba", "torch", "tkbc.runs.train"]
 TIMED = {"seconds", "examples_per_second", "memory"}
 
 
@@ -58,7 +58,7 @@ def start(folder: Path, arguments: list[str]) -> BaseProcess:
 
 def train(folder: Path, arguments: list[str]) -> None:
     """Run the command; say nothing but errors."""
-    from memplan.cli import app
+    from memplan.app.cli import app
 
     os.chdir(folder)
     with (folder / "printed").open("w", encoding="utf-8") as printed:

@@ -23,16 +23,16 @@ from typing import NamedTuple
 import psutil
 import torch
 
-from memplan.devices import Target
-from memplan.planner import plan
-from memplan.rates import cpu_rates
-from memplan.runs import list_runs
+from memplan.device.rates import cpu_rates
+from memplan.device.target import Target
+from memplan.search.planner import plan
 from memplan.workload import Shape
-from tkbc.checkpoints import KEPT, Checkpoints
 from tkbc.data.dataset import Dataset
-from tkbc.reporter import EpochReport, Reporter, Result
-from tkbc.training import TrainSettings, resume, train
-from tkbc.verification import random_facts
+from tkbc.runs.checkpoint_folders import KEPT, Checkpoints
+from tkbc.runs.listing import list_runs
+from tkbc.runs.reporter import EpochReport, Reporter, Result
+from tkbc.runs.train import TrainSettings, resume, train
+from tkbc.verify import random_facts
 
 SHAPE = Shape(n_entities=40, n_relations=2, n_timestamps=5, n_facts=60)
 SLACK_BYTES = 8 * 2**20

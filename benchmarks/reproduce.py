@@ -29,10 +29,10 @@ os.environ.setdefault("GOMP_SPINCOUNT", "100")  # as memplan train sets it for f
 import torch
 from timing import take_turns
 
-from memplan.runs import read_lines, read_object
 from memplan.workload import PAIRRE_SETTINGS, ModelName, Workload
-from tkbc.trainer import Trainer
-from tkbc.verification import random_facts
+from tkbc.runs.listing import read_lines, read_object
+from tkbc.step.trainer import Trainer
+from tkbc.verify import random_facts
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / "benchmarks" / "results" / "reproduced.json"
@@ -129,7 +129,7 @@ def _run(cell: Cell, runs: Path, data_dir: Path | None) -> Path:
     if data_dir is not None:
         words += ["--data-dir", str(data_dir)]
     print(f"memplan train {shlex.join(words)}", flush=True)
-    subprocess.run([sys.executable, "-m", "memplan.cli", "train", *words], check=True)
+    subprocess.run([sys.executable, "-m", "memplan.app.cli", "train", *words], check=True)
     return folder
 
 

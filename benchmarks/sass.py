@@ -24,8 +24,8 @@ os.environ["TRITON_INTERPRET"] = "0"  # read when a kernel is declared
 
 import triton
 
-from memplan.gpus import find_gpu
-from memplan.programs.l1_cuda import DIMENSIONS, TILE
+from memplan.catalog.gpus import find_gpu
+from memplan.memory.programs.l1_cuda import DIMENSIONS, TILE
 from memplan.workload import PRECISIONS, Precision
 from tkbc.scoring.kernels.ahead import KERNELS, compile_for
 
@@ -205,7 +205,7 @@ def bounds(gpu: str, shape: tuple[int, int, int], rows: list[dict[str, Any]]) ->
         "gpu": gpu,
         "multiprocessors": limits.count,
         "clock_hz": clock,
-        "clock_from": f"the peak in memplan/gpus.py: {known.source}",
+        "clock_from": f"the peak in memplan/catalog/gpus.py: {known.source}",
         "shape": shape,
         "seconds": seconds,
         "bound_by": bound_by,

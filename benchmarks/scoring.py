@@ -33,15 +33,15 @@ from rich.console import Console
 from timing import take_turns
 from ways import Straightforward, TwoProductsInPlace, compiled, in_chunks, keops, plain, two_products
 
-from memplan.catalog import find_dataset
-from memplan.machine import usable_threads
-from memplan.report import listing
+from memplan.app.views.terminal import listing
+from memplan.catalog.datasets import find_dataset
+from memplan.device.present import usable_threads
 from memplan.units import format_bytes
 from memplan.workload import ModelName, Scoring, build_workload
-from tkbc.meter import CpuMeter
+from tkbc.measure.meter import CpuMeter
 from tkbc.scoring import make_score
-from tkbc.trainer import Trainer
-from tkbc.verification import random_facts
+from tkbc.step.trainer import Trainer
+from tkbc.verify import random_facts
 
 DATASETS = ("ICEWS14", "ICEWS05-15", "YAGO15K")
 RANKS = (50, 64, 100, 128, 500)

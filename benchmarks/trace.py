@@ -29,7 +29,7 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.trace_workloads import Step, workloads
-from memplan.devices import Target, resolve
+from memplan.device.target import Target, resolve
 from memplan.trace.real import record_real
 from memplan.trace.tracing import STEPS, peak_of, record
 

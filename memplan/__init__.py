@@ -1,6 +1,6 @@
 """The memory planner: what a training run will allocate, to the byte, before it runs."""
 
-from memplan.library import Settings, estimate, plan
+from memplan.app.api import Settings, estimate, plan
 from memplan.plan import Estimate, Plan
 from memplan.workload import Shape
 

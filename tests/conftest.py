@@ -19,7 +19,7 @@ from hypothesis import settings
 
 from memplan.workload import Shape
 from tkbc.data import Dataset
-from tkbc.verification import random_facts
+from tkbc.verify import random_facts
 
 # The same examples every time: a test suite that lands or fails by luck tells nobody anything.
 settings.register_profile("reproducible", derandomize=True, deadline=None)

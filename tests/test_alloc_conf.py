@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from memplan.alloc_conf import HARMLESS, AllocatorSettings
-from memplan.alloc_environment import VARIABLES, from_environment, obey
+from memplan.app.api import estimate, plan
+from memplan.app.jobs.train import prepare_torch
 from memplan.errors import UsageError
-from memplan.job import prepare_torch
-from memplan.library import estimate, plan
+from memplan.memory.cuda.environment import VARIABLES, from_environment, obey
+from memplan.workload.alloc_conf import HARMLESS, AllocatorSettings
 from tests.test_cli import invoke
 
 MIB = 2**20

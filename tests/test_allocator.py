@@ -7,15 +7,15 @@ import random
 
 import pytest
 
-from memplan.alloc_conf import AllocatorSettings
-from memplan.alloc_environment import from_environment
-from memplan.allocator import Block, CachingAllocator, OutOfDeviceMemory, replay
-from memplan.catalog import find_dataset
-from memplan.estimator import peak_of
-from memplan.ledger import Ledger
-from memplan.programs.evaluation import evaluate
-from memplan.programs.step import epoch, program_of, run
+from memplan.catalog.datasets import find_dataset
+from memplan.memory.cuda import Block, CachingAllocator, OutOfDeviceMemory, replay
+from memplan.memory.cuda.environment import from_environment
+from memplan.memory.estimate import peak_of
+from memplan.memory.ledger import Ledger
+from memplan.memory.programs.evaluation import evaluate
+from memplan.memory.programs.step import epoch, program_of, run
 from memplan.workload import build_workload
+from memplan.workload.alloc_conf import AllocatorSettings
 from tests.test_cli import invoke
 
 KIB, MIB = 2**10, 2**20

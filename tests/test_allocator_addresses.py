@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from memplan.alloc_conf import AllocatorSettings
-from memplan.allocator import Block, CachingAllocator, OutOfDeviceMemory, replay
-from memplan.estimator import replayed_peak
-from memplan.ledger import Ledger
+from memplan.memory.cuda import Block, CachingAllocator, OutOfDeviceMemory, replay
+from memplan.memory.estimate import replayed_peak
+from memplan.memory.ledger import Ledger
+from memplan.workload.alloc_conf import AllocatorSettings
 
 MIB = 2**20
 GIB = 2**30

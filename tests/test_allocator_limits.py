@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from memplan.alloc_conf import AllocatorSettings
-from memplan.allocator import CachingAllocator, OutOfDeviceMemory
+from memplan.memory.cuda import CachingAllocator, OutOfDeviceMemory
+from memplan.workload.alloc_conf import AllocatorSettings
 
 MIB = 2**20
 ROUNDING = 512

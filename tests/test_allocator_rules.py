@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from memplan.alloc_conf import AllocatorSettings
-from memplan.allocator import Block, CachingAllocator, OutOfDeviceMemory
+from memplan.memory.cuda import Block, CachingAllocator, OutOfDeviceMemory
+from memplan.workload.alloc_conf import AllocatorSettings
 
 MIB = 2**20
 RECORDED = json.loads((Path(__file__).parent / "support" / "recorded_allocator.json").read_text(encoding="utf-8"))

@@ -14,8 +14,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from memplan import plan
-from memplan.catalog import DATASETS
-from memplan.cli import app
+from memplan.app.cli import app
+from memplan.catalog.datasets import DATASETS
 from memplan.plan import Plan, to_json
 from memplan.workload import TRAITS
 from tests.conftest import random_graph, write_folder
@@ -57,7 +57,7 @@ def test_more_queries_than_the_split_holds_are_not_ranked_at_once(command: str) 
 @pytest.mark.parametrize("command", ["estimate", "plan"])
 def test_planning_imports_neither_torch_nor_numpy_nor_the_trainer(command: str) -> None:
     code = (
-        "import sys; from memplan.cli import app; "
+        "import sys; from memplan.app.cli import app; "
         f"app(['{command}', '--dataset', 'ICEWS14', '--device', 'cpu'], standalone_mode=False); "
         "loaded = {name.split('.')[0] for name in sys.modules} & {'torch', 'numpy', 'numba', 'tkbc'}; "
         "sys.exit(f'imported {loaded}' if loaded else 0)"
@@ -147,7 +147,7 @@ def test_a_catalog_s_dataset_that_is_at_hand_is_counted_wherever_train_finds_it(
 
 
 def test_names_stand_for_themselves(capsys: pytest.CaptureFixture[str]) -> None:
-    from memplan.report import make_console
+    from memplan.app.views.terminal import make_console
 
     make_console().print("r:x:y [bold]runs/:b:[/bold]")
     assert capsys.readouterr().out == "r:x:y [bold]runs/:b:[/bold]\n"
@@ -312,9 +312,9 @@ def test_the_picture_of_a_step_is_drawn(tmp_path: Path) -> None:
 
 
 def test_a_run_s_folder_gives_its_estimate_and_what_was_measured(tmp_path: Path) -> None:
-    from tkbc.meter import CpuMeter
-    from tkbc.trainer import Trainer
-    from tkbc.verification import random_facts
+    from tkbc.measure.meter import CpuMeter
+    from tkbc.step.trainer import Trainer
+    from tkbc.verify import random_facts
 
     found = plan(SHAPE, model="TNTPairRE", rank=8, micro_batch_size=7, chunk_size=9, device="cpu", budget="1GiB")
     meter = CpuMeter()
@@ -366,8 +366,8 @@ def test_verify_finds_every_byte_and_fails_above_its_tolerance(monkeypatch: pyte
     def forgetful(*_: Any) -> None:
         """Tell nothing: a planner that forgets what scoring allocates."""
 
-    monkeypatch.setattr("memplan.programs.scoring.backward", forgetful)
-    monkeypatch.setattr("memplan.programs.scoring.forward", forgetful)
+    monkeypatch.setattr("memplan.memory.programs.scoring.backward", forgetful)
+    monkeypatch.setattr("memplan.memory.programs.scoring.forward", forgetful)
     result = invoke("verify", "--count", "12")
     assert result.exit_code == 1, result.output
     assert re.search(r"\+\d", result.stdout)

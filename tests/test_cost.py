@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from memplan.cost import evaluation_seconds, seconds_per_epoch
-from memplan.rates import Rates
+from memplan.device.rates import Rates
+from memplan.search.cost import evaluation_seconds, seconds_per_epoch
 from memplan.workload import Shape, Workload, build_workload
 
 # 200 examples an epoch: 4 steps of 60, the last one short, of 3 micro-batches of 25 each; 30 entities in chunks of 12.

@@ -6,16 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from memplan.catalog import DATASETS
+from memplan.catalog.datasets import DATASETS
+from memplan.catalog.folders import SPLITS
 from memplan.errors import MemplanError, UsageError
-from memplan.places import SPLITS
 from memplan.workload import Shape
 from tests.conftest import random_graph, write_folder
 from tkbc.data import load_dataset
 from tkbc.data.cache import load_folder
 from tkbc.data.dataset import FilterIndex, with_reciprocals
 from tkbc.data.demo import N_SEASONS, generate_demo
-from tkbc.data.raw import NO_TIME, read_folder
+from tkbc.data.reading import NO_TIME, read_folder
 
 SHAPE = Shape(n_entities=11, n_relations=3, n_timestamps=5, n_facts=60)
 

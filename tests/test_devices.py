@@ -7,16 +7,16 @@ from types import SimpleNamespace
 import pytest
 from typer.testing import CliRunner
 
-from memplan import machine
-from memplan.catalog import find_dataset
-from memplan.cli import app
-from memplan.devices import CUDA_CONTEXT_BYTES, resolve
+from memplan.app.cli import app
+from memplan.catalog.datasets import find_dataset
+from memplan.catalog.gpus import GPUS, find_gpu, recognize
+from memplan.device import present as machine
+from memplan.device.present import PresentGpu, cgroup_rooms, usable_threads
+from memplan.device.rates import gpu_rates
+from memplan.device.target import CUDA_CONTEXT_BYTES, resolve
 from memplan.errors import MemplanError, UsageError
-from memplan.gpus import GPUS, find_gpu, recognize
-from memplan.machine import PresentGpu, cgroup_rooms, usable_threads
-from memplan.planner import plan
-from memplan.rates import gpu_rates
-from memplan.scorings import available
+from memplan.search.planner import plan
+from memplan.workload.rules import available
 from tkbc.scoring import make_score
 
 GIB = 2**30

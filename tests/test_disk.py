@@ -15,9 +15,10 @@ from tests.conftest import random_graph
 from tests.test_cli import invoke
 from tests.test_resume import ADAGRAD, StopAt, begin, go_on
 from tests.test_training import SHAPE, make_plan
-from tkbc import checkpoint, run_folder
-from tkbc.checkpoints import Checkpoints
-from tkbc.training import TrainSettings, train
+from tkbc.runs import checkpoint
+from tkbc.runs import folder as run_folder
+from tkbc.runs.checkpoint_folders import Checkpoints
+from tkbc.runs.train import TrainSettings, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import pytest
 from typer.testing import CliRunner
 
-from memplan.catalog import find_dataset
-from memplan.cli import app
-from memplan.recipes import RECIPES, find_recipe
+from memplan.app.cli import app
+from memplan.catalog.datasets import find_dataset
+from memplan.catalog.recipes import RECIPES, find_recipe
 from memplan.workload import build_workload
 from tests.conftest import REAL_DATA
 from tests.test_training import GUIDE, guide_commands
@@ -106,8 +106,8 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         begun.append((plan.workload, graph.name, settings))
         raise _Planned
 
-    monkeypatch.setattr("tkbc.training.train", train)
-    monkeypatch.setattr("memplan.job.prepare_torch", lambda *_: None)
+    monkeypatch.setattr("tkbc.runs.train.train", train)
+    monkeypatch.setattr("memplan.app.jobs.train.prepare_torch", lambda *_: None)
     return begun
 
 
@@ -123,7 +123,7 @@ def test_every_training_command_shown_begins_to_train(shown: Shown, planned: lis
 @pytest.mark.parametrize("shown", of_kind("sweep"))
 def test_every_sweep_shown_begins(shown: Shown, monkeypatch: pytest.MonkeyPatch, real_data: Path) -> None:
     begun: list[Any] = []
-    monkeypatch.setattr("memplan.sweep_job.search", lambda _, sweep, *__, **___: begun.append(sweep))
+    monkeypatch.setattr("memplan.app.sweep.job.search", lambda _, sweep, *__, **___: begun.append(sweep))
     result = CliRunner().invoke(app, shlex.split(shown.command)[1:])
     assert result.exit_code == 0, result.output
     assert len(begun) == 1

@@ -14,16 +14,16 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from memplan.catalog import DATASETS
+from memplan.catalog.datasets import DATASETS
+from memplan.catalog.downloads import RemoteFile, remote_files
+from memplan.catalog.folders import SPLITS
 from memplan.errors import MemplanError
-from memplan.places import SPLITS
-from memplan.sources import RemoteFile, remote_files
 from tests.conftest import random_graph, write_folder
 from tests.test_cli import fails, invoke
 from tests.test_data import SHAPE, same
 from tkbc.data.cache import load_folder
 from tkbc.data.download import download
-from tkbc.data.raw import problem_of_split
+from tkbc.data.reading import problem_of_split
 
 Behaviour = Callable[[BaseHTTPRequestHandler, bytes, int], None]
 """Answers a request for a content, ``start`` being the first byte that was asked for."""
@@ -307,7 +307,7 @@ def test_the_command_fetches_offline_it_says_so(
         monkeypatch.setenv(name, "http://127.0.0.1:9")  # where nobody listens
     message = r"ICEWS14: train cannot be downloaded \(https.*no connection.*; https.*no connection.*Check the network"
     fails(1, message, "datasets", "download", "icews14", *data)
-    monkeypatch.setattr("memplan.fetch.remote_files", lambda _: files_of(source, mirrors, with_sums=True))
+    monkeypatch.setattr("memplan.app.jobs.download.remote_files", lambda _: files_of(source, mirrors, with_sums=True))
     result = invoke("datasets", "download", "icews14", *data)
     assert result.stdout == f"icews14 is in {tmp_path / 'data' / 'ICEWS14'}\n"
     assert_fetched(source, tmp_path / "data" / "ICEWS14")

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 
+from memplan.catalog.folders import SPLITS
 from memplan.errors import MemplanError
-from memplan.places import SPLITS
 from memplan.workload import SCORINGS, ModelName, Scoring, Shape, build_workload
 from tests.conftest import random_graph
 from tests.test_models import MODEL_NAMES
-from tkbc import evaluation
 from tkbc.data import Dataset
 from tkbc.data.dataset import FilterIndex, with_reciprocals
-from tkbc.evaluation import FILTER_PIECE, Evaluation, Metrics, count_rivals, evaluate
 from tkbc.models import MODELS, Batch, Model
+from tkbc.ranking import evaluation
+from tkbc.ranking.evaluation import FILTER_PIECE, Evaluation, Metrics, count_rivals, evaluate
 from tkbc.scoring import make_score
 from tkbc.scoring.reference import FORMULAS
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
+from memplan.catalog.recipes import find_recipe
 from memplan.errors import MemplanError, NotFiniteError
-from memplan.recipes import find_recipe
-from memplan.runs import newest_unfinished, read_run
 from tests.conftest import random_graph, write_folder
 from tests.test_cli import fails, invoke, read_json
 from tests.test_training import SHAPE, make_plan
-from tkbc.run_folder import RunFolder
-from tkbc.training import TrainSettings, train
+from tkbc.runs.folder import RunFolder
+from tkbc.runs.listing import newest_unfinished, read_run
+from tkbc.runs.train import TrainSettings, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

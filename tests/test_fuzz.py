@@ -20,7 +20,7 @@ import pytest
 from memplan.workload import Shape
 from tests.conftest import random_graph, write_folder
 from tests.test_cli import invoke
-from tkbc.checkpoints import FILES, OPTIMIZER_FILE, SUMS_FILE, Checkpoints
+from tkbc.runs.checkpoint_folders import FILES, OPTIMIZER_FILE, SUMS_FILE, Checkpoints
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

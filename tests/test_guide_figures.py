@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from memplan.catalog import find_dataset
-from memplan.estimator import estimate
-from memplan.guide import CLAIMS
-from memplan.recipes import find_recipe
+from memplan.catalog.datasets import find_dataset
+from memplan.catalog.guide import CLAIMS
+from memplan.catalog.recipes import find_recipe
+from memplan.memory.estimate import estimate
 from memplan.workload import build_workload
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -35,7 +35,7 @@ def test_the_planner_s_core_needs_neither_the_trainer_nor_its_libraries(path: Pa
 
 def test_programs_and_the_code_whose_bytes_they_tell_name_each_other() -> None:
     told = {
-        path: re.match(r"# Its bytes are told by (memplan/programs/\w+\.py)", path.read_text(encoding="utf-8"))
+        path: re.match(r"# Its bytes are told by (memplan/memory/programs/\w+\.py)", path.read_text(encoding="utf-8"))
         for path in (ROOT / "tkbc").rglob("*.py")
     }
     pairs = [(path, ROOT / match[1]) for path, match in told.items() if match]

@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from memplan.catalog import DATASETS
+from memplan.catalog.datasets import DATASETS
+from memplan.catalog.folders import SPLITS
 from memplan.errors import MemplanError
-from memplan.places import SPLITS
 from tests.test_cli import fails, read_json
 from tests.test_data import same
 from tests.test_training import ROOT
 from tkbc.data import load_dataset
 from tkbc.data.cache import load_folder
-from tkbc.data.raw import NO_TIME, read_folder
-from tkbc.data.raw_intervals import OPEN, parse_interval, year_of
+from tkbc.data.reading import NO_TIME, read_folder
+from tkbc.data.reading_intervals import OPEN, parse_interval, year_of
 
 TRAIN = "7\t0\t9\t1952-##-##\t1964-##-##\n9\t1\t7\t1990-05-17\t####-##-##\n"
 VALID = "7\t1\t9\t-431-##-##\t-43-##-##\n"
@@ -209,7 +209,18 @@ def test_a_run_on_intervals_from_the_command_line(tmp_path: Path) -> None:
         lines.append(f"{head}\t{relation}\t{(head + relation) % 30}\t{1900 + head}-##-##\t{end}-##-##\n")
     folder = write(tmp_path / "graph", "".join(lines[:300]), "".join(lines[300:350]), "".join(lines[350:]))
     run = tmp_path / "run"
-    command = [sys.executable, "-m", "memplan.cli", "train", "--dataset", str(folder), "--device", "cpu", "--rank", "6"]
+    command = [
+        sys.executable,
+        "-m",
+        "memplan.app.cli",
+        "train",
+        "--dataset",
+        str(folder),
+        "--device",
+        "cpu",
+        "--rank",
+        "6",
+    ]
     options = ["--model", "TNTPairRE", "--max-epochs", "3", "--batch-size", "50", "--run-dir", str(run)]
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

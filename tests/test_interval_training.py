@@ -20,17 +20,17 @@ from tests.test_models import SHAPE as MODEL_SHAPE
 from tests.test_models import autograd_of, formula, gradients, make_batch, make_model
 from tests.test_resume import ADAGRAD, ADAM, SETTINGS, StopAt, assert_same_run
 from tests.test_training import make_plan
-from tkbc.checkpoints import Checkpoints
 from tkbc.data.dataset import Ids, with_reciprocals
 from tkbc.data.intervals import draw_times
-from tkbc.loss import softmax_cross_entropy
 from tkbc.models import Batch, Model
 from tkbc.models.base import gradient
+from tkbc.runs.checkpoint_folders import Checkpoints
+from tkbc.runs.train import TrainSettings, resume, train
 from tkbc.scoring import make_score
 from tkbc.scoring.reference import FORMULAS
-from tkbc.trainer import Trainer
-from tkbc.training import TrainSettings, resume, train
-from tkbc.verification import random_facts
+from tkbc.step.loss import softmax_cross_entropy
+from tkbc.step.trainer import Trainer
+from tkbc.verify import random_facts
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

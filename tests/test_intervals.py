@@ -10,17 +10,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memplan.places import SPLITS
+from memplan.catalog.folders import SPLITS
 from memplan.workload import TRAITS, ModelName, Score, Scoring, Shape, build_workload
 from tests.conftest import random_graph
 from tests.test_models import SCORED, TEMPORAL
 from tkbc.data import Dataset
 from tkbc.data.dataset import index_of, with_reciprocals
 from tkbc.data.intervals import IntervalIndex
-from tkbc.data.raw import read_folder
-from tkbc.evaluation import count_rivals
+from tkbc.data.reading import read_folder
 from tkbc.models import MODELS, Batch, Model
-from tkbc.prediction import Question, known_answers
+from tkbc.ranking.evaluation import count_rivals
+from tkbc.ranking.prediction import Question, known_answers
 from tkbc.scoring import make_score
 from tkbc.scoring.reference import FORMULAS
 

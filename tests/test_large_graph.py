@@ -10,8 +10,8 @@ import pytest
 CODE = """
 import resource
 from memplan import Shape, plan
-from tkbc.trainer import Trainer
-from tkbc.verification import random_facts
+from tkbc.step.trainer import Trainer
+from tkbc.verify import random_facts
 
 shape = Shape(n_entities=1_000_000, n_relations=50, n_timestamps=100, n_facts=100_000)
 found = plan(shape, model="TNTPairRE", rank=64, batch_size=256, device="cpu", budget="2GiB", optimizer="adagrad")

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from memplan.recipes import find_recipe
+from memplan.catalog.recipes import find_recipe
 from memplan.workload import ModelName, Score, build_workload
 from tests.test_models import SCORED
 from tkbc.data import Dataset, load_dataset
-from tkbc.evaluation import Metrics, evaluate
-from tkbc.trainer import Trainer
+from tkbc.ranking.evaluation import Metrics, evaluate
+from tkbc.step.trainer import Trainer
 
 
 def train_and_rank(graph: Dataset, model: ModelName, epochs: int, rank: int, recipe_name: str | None = None) -> Metrics:

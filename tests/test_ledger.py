@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from memplan.ledger import Ledger
+from memplan.memory.ledger import Ledger
 
 
 def test_peak_phases_and_survivors_of_a_hand_worked_run() -> None:

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 import memplan
-from memplan import Settings, Shape, estimate, library, plan
+from memplan import Settings, Shape, estimate, plan
+from memplan.app import api as library
+from memplan.app.options import JobOptions
 from memplan.errors import DoesNotFitError, MemplanError, UsageError
-from memplan.options import JobOptions
 from tests.conftest import random_graph, write_folder
 from tests.test_cli import read_json
 from tests.test_data import SHAPE

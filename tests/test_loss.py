@@ -10,8 +10,8 @@ from torch.nn.functional import cross_entropy
 
 from memplan.workload import SCORINGS, Score, Scoring
 from tests.test_scoring import draw_inputs, reference, relative_error
-from tkbc.loss import softmax_cross_entropy
 from tkbc.scoring import make_score
+from tkbc.step.loss import softmax_cross_entropy
 
 
 def check(

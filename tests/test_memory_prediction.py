@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from memplan.catalog import find_dataset
-from memplan.programs.step import run
+from memplan.catalog.datasets import find_dataset
+from memplan.memory.programs.step import run
 from memplan.workload import TRAITS, ModelName, Score, Scoring, Shape, Workload, build_workload
 from tests.test_models import SCORED
-from tkbc.verification import measure, random_workloads
+from tkbc.verify import measure, random_workloads
 
 
 def assert_exact(workload: Workload) -> None:

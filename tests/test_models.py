@@ -12,7 +12,7 @@ from torch import Tensor
 from memplan.workload import TRAITS, ModelName, Score, Shape, build_workload
 from tkbc.models import MODELS, Batch, Model
 from tkbc.scoring.reference import FORMULAS
-from tkbc.verification import random_facts
+from tkbc.verify import random_facts
 
 SHAPE = Shape(n_entities=31, n_relations=4, n_timestamps=9, n_facts=40)
 MODEL_NAMES: tuple[ModelName, ...] = get_args(ModelName)

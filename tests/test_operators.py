@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from memplan.operators import OPERATORS, sort_scratch_bytes, workspace_bytes
+from memplan.memory.operators import OPERATORS, sort_scratch_bytes, workspace_bytes
 from tests.support.operator_calls import CALLS, Call, deterministic
-from tkbc.meter import CpuMeter
+from tkbc.measure.meter import CpuMeter
 
 
 @pytest.mark.parametrize("name", CALLS)

@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from memplan.devices import Target
+from memplan.device.rates import cpu_rates
+from memplan.device.target import Target
 from memplan.plan import Plan
-from memplan.rates import cpu_rates
-from memplan.replan import Part
+from memplan.search.replan import Part
 from tests.test_recovery import CONFIGURATIONS, SHAPE, make_trainer, plan, settings_of
-from tkbc import recovery
 from tkbc.models.base import gradient
+from tkbc.runs import recovery
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -85,14 +85,15 @@ LIMITED = """
 import json, resource, sys
 from pathlib import Path
 import psutil, torch
-from memplan.devices import Target
+from memplan.device.target import Target
 from memplan.errors import MemplanError
-from memplan.planner import plan
-from memplan.rates import cpu_rates
+from memplan.search.planner import plan
+from memplan.device.rates import cpu_rates
 from memplan.workload import Shape
 from tests.conftest import random_graph
-from tkbc import recovery, run
-from tkbc.training import TrainSettings, train
+from tkbc.runs import recovery
+from tkbc.runs import loop as run
+from tkbc.runs.train import TrainSettings, train
 
 torch.set_num_threads(1)
 settings = json.loads(sys.argv[2])

@@ -8,16 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memplan.catalog import find_dataset
-from memplan.cost import seconds_per_epoch
-from memplan.devices import Target, resolve
+from memplan.catalog.datasets import find_dataset
+from memplan.catalog.gpus import GPUS
+from memplan.device.rates import cpu_rates, gpu_rates
+from memplan.device.target import Target, resolve
 from memplan.errors import DoesNotFitError, MemplanError, UsageError
-from memplan.estimator import estimate
-from memplan.gpus import GPUS
-from memplan.knobs import knobs
+from memplan.memory.estimate import estimate
 from memplan.plan import Plan, to_json
-from memplan.planner import plan, plan_largest_rank
-from memplan.rates import cpu_rates, gpu_rates
+from memplan.search.cost import seconds_per_epoch
+from memplan.search.knobs import knobs
+from memplan.search.planner import plan, plan_largest_rank
 from memplan.units import parse_bytes
 from memplan.workload import TRAITS, Precision, Shape, build_workload
 

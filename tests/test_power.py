@@ -18,10 +18,10 @@ from tests.test_data import same
 from tests.test_download import fetch, mirrors, source  # noqa: F401 - fixtures
 from tests.test_resume import ADAGRAD, StopAt, assert_same_run, begin, go_on, reported, tensors
 from tests.test_training import SHAPE
-from tkbc import run as run_module
-from tkbc.checkpoints import Checkpoints
-from tkbc.data.raw import read_folder
-from tkbc.run_folder import RunFolder
+from tkbc.data.reading import read_folder
+from tkbc.runs import loop as run_module
+from tkbc.runs.checkpoint_folders import Checkpoints
+from tkbc.runs.folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -12,21 +12,22 @@ import torch
 from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from memplan.devices import Target
+from memplan.device.rates import cpu_rates
+from memplan.device.target import Target
 from memplan.errors import DoesNotFitError
 from memplan.plan import Plan
-from memplan.planner import plan
-from memplan.rates import cpu_rates
-from memplan.replan import replan
+from memplan.search.planner import plan
+from memplan.search.replan import replan
 from memplan.workload import Shape, build_workload
 from tests.conftest import random_facts, random_graph
 from tests.test_training import newest_checkpoint
-from tkbc import evaluation, run
-from tkbc.checkpoints import Checkpoints
-from tkbc.optimizers import SteadyAdagrad
-from tkbc.recovery import is_out_of_memory
-from tkbc.trainer import Trainer
-from tkbc.training import Reporter, TrainSettings, resume, train
+from tkbc.ranking import evaluation
+from tkbc.runs import loop as run
+from tkbc.runs.checkpoint_folders import Checkpoints
+from tkbc.runs.recovery import is_out_of_memory
+from tkbc.runs.train import Reporter, TrainSettings, resume, train
+from tkbc.step.optimizers import SteadyAdagrad
+from tkbc.step.trainer import Trainer
 
 SHAPE = Shape(n_entities=300, n_relations=3, n_timestamps=6, n_facts=60)
 ERRORS: tuple[Exception, ...] = (

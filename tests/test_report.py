@@ -14,18 +14,18 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file
 
-from memplan.again import how_to_repeat
-from memplan.charts import line_chart
-from memplan.history import read_history
-from memplan.page import render
+from memplan.app.views.charts import line_chart
+from memplan.app.views.page import render
+from memplan.app.views.repeat import how_to_repeat
 from memplan.plan import Plan
 from tests.conftest import random_graph, write_folder
 from tests.test_cli import fails, invoke
 from tests.test_training import SHAPE, make_plan, newest_checkpoint
 from tkbc.data import load_dataset
-from tkbc.run_folder import RunFolder
-from tkbc.run_state import RunState, present_versions
-from tkbc.training import TrainSettings, train
+from tkbc.runs.folder import RunFolder
+from tkbc.runs.history import read_history
+from tkbc.runs.state import RunState, present_versions
+from tkbc.runs.train import TrainSettings, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -225,7 +225,7 @@ def test_what_is_no_run_or_cannot_be_written_is_one_line(tmp_path: Path) -> None
 def test_a_page_needs_neither_torch_nor_numpy(tmp_path: Path) -> None:
     run = a_run(tmp_path, max_epochs=1)
     code = (
-        f"import sys; from memplan.page import write_page; from pathlib import Path; write_page(Path({str(run)!r})); "
+        f"import sys; from memplan.app.views.page import write_page; from pathlib import Path; write_page(Path({str(run)!r})); "
         "sys.exit(str({name.split('.')[0] for name in sys.modules} & {'torch', 'numpy', 'tkbc', 'matplotlib'} or ''))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -20,10 +20,10 @@ from memplan.errors import MemplanError
 from tests.conftest import random_graph, write_folder
 from tests.test_cli import fails, invoke, read_json
 from tests.test_training import ROOT, SHAPE, make_plan, newest_checkpoint
-from tkbc.checkpoints import KEPT, Checkpoints
-from tkbc.run_folder import RunFolder
-from tkbc.trainer import Trainer
-from tkbc.training import Reporter, Result, TrainSettings, resume, train
+from tkbc.runs.checkpoint_folders import KEPT, Checkpoints
+from tkbc.runs.folder import RunFolder
+from tkbc.runs.train import Reporter, Result, TrainSettings, resume, train
+from tkbc.step.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from memplan.cost import evaluation_seconds, seconds_per_epoch
-from memplan.devices import Target
-from memplan.estimator import estimate
+from memplan.device.rates import cpu_rates
+from memplan.device.target import Target
+from memplan.memory.estimate import estimate
 from memplan.plan import Alternative
-from memplan.planner import LARGEST_EVALUATION, SMALLEST_CHUNK, Layout, Search, halvings, plan
-from memplan.rates import cpu_rates
-from memplan.replan import Part, replan
+from memplan.search.cost import evaluation_seconds, seconds_per_epoch
+from memplan.search.planner import LARGEST_EVALUATION, SMALLEST_CHUNK, Layout, Search, halvings, plan
+from memplan.search.replan import Part, replan
 from memplan.workload import Shape, Workload
 
 SHAPE = Shape(n_entities=1000, n_relations=3, n_timestamps=6, n_facts=600)

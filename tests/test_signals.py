@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from memplan.report import make_console
+from memplan.app.views import progress
+from memplan.app.views.progress import stop_on_signal
+from memplan.app.views.terminal import make_console
 from tests.test_training import newest_checkpoint
-from tkbc import progress
-from tkbc.progress import stop_on_signal
 
-TRAIN = [sys.executable, "-m", "memplan.cli", "train", "--auto-fit-gpu", "--device", "cpu", "--rank", "8"]
+TRAIN = [sys.executable, "-m", "memplan.app.cli", "train", "--auto-fit-gpu", "--device", "cpu", "--rank", "8"]
 TRAIN += ["--max-epochs", "5000"]
 
 LONGEST_SECONDS = 600

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from memplan.workload import SCORINGS, TRAITS, ModelName, Score, Scoring, Shape, Workload, build_workload
 from tests.test_models import SCORED
-from tkbc.loss import softmax_cross_entropy
 from tkbc.models import Batch
 from tkbc.models.base import gradient
-from tkbc.trainer import Trainer
-from tkbc.verification import random_facts
+from tkbc.step.loss import softmax_cross_entropy
+from tkbc.step.trainer import Trainer
+from tkbc.verify import random_facts
 
 SHAPE = Shape(n_entities=37, n_relations=3, n_timestamps=6, n_facts=30)
 

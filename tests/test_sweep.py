@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
+from memplan.app.options import SearchOptions
+from memplan.app.sweep.space import Choice, Range, combinations, default_space, flags, parse_space
+from memplan.app.sweep.study import Trial, Watcher, best_first, keep_sweep, new_sweep, read_trials, search
+from memplan.catalog.recipes import RECIPES, find_recipe
 from memplan.errors import UsageError
-from memplan.options import SearchOptions
-from memplan.recipes import RECIPES, find_recipe
-from memplan.space import Choice, Range, combinations, default_space, flags, parse_space
-from memplan.sweep import Trial, Watcher, best_first, keep_sweep, new_sweep, read_trials, search
 from memplan.workload import TRAITS, Workload
 from tests.conftest import random_graph, write_folder
 from tests.test_cli import fails, invoke, read_json
@@ -92,7 +92,7 @@ def test_every_model_has_a_space_of_settings_that_it_takes() -> None:
 
 def _sweep(folder: Path, n_trials: int, stop_after: int | None = None) -> list[Trial]:
     """Search with a made-up trainer whose MRR is highest at a rate of 0.1, rank 20; stop in the midst where asked."""
-    from memplan.sweep import read_sweep
+    from memplan.app.sweep.study import read_sweep
 
     begun = 0
 
@@ -256,7 +256,7 @@ def test_what_fits_no_memory_is_never_begun(folder: Path, tmp_path: Path) -> Non
 def test_a_killed_sweep_goes_on_with_the_trial_under_way(folder: Path, tmp_path: Path) -> None:
     whole = read_json(*arguments(folder, tmp_path / "whole", "--trials", "2"))
     killed = tmp_path / "killed"
-    command = [sys.executable, "-m", "memplan.cli", *arguments(folder, killed, "--trials", "2")]
+    command = [sys.executable, "-m", "memplan.app.cli", *arguments(folder, killed, "--trials", "2")]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     checkpoint = killed / "trials" / "0000" / "checkpoint" / "00000001"
     for _ in range(2000):

@@ -16,10 +16,10 @@ import torch
 from torch import nn
 from typer.testing import CliRunner, Result
 
-from memplan.cli import app
-from memplan.devices import resolve
+from memplan.app.cli import app
+from memplan.device.target import resolve
 from memplan.errors import DoesNotFitError, MemplanError, UsageError
-from memplan.programs.step import one_step
+from memplan.memory.programs.step import one_step
 from memplan.trace import assert_fits, trace
 from memplan.trace.fit import Range, fit, polynomial_ledger
 from memplan.trace.real import record_real
@@ -27,8 +27,8 @@ from memplan.trace.reductions import Processor, sum_scratch_bytes
 from memplan.trace.tracing import record
 from memplan.workload import Shape, build_workload
 from tests.tracing import MODELS, OPTIMIZERS, Step, make_step
-from tkbc.trainer import Trainer
-from tkbc.verification import random_facts
+from tkbc.step.trainer import Trainer
+from tkbc.verify import random_facts
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = resolve("cpu", None)
@@ -264,7 +264,7 @@ def test_options_that_cannot_be_used(tmp_path: Path, arguments: list[str], messa
 
 
 def test_a_trace_needs_no_import_of_torch_until_it_runs() -> None:
-    code = "import sys, memplan, memplan.cli; sys.exit('torch' in sys.modules)"
+    code = "import sys, memplan, memplan.app.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -14,23 +14,24 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from memplan.catalog import find_dataset
-from memplan.devices import Target
+from memplan.catalog.datasets import find_dataset
+from memplan.device.rates import cpu_rates
+from memplan.device.target import Target
 from memplan.errors import MemplanError
 from memplan.plan import MemoryCheck, Plan
-from memplan.planner import plan
-from memplan.rates import cpu_rates
+from memplan.search.planner import plan
 from memplan.workload import Shape
 from tests.conftest import REAL_DATA, random_graph, write_folder
 from tests.test_cli import fails, invoke
 from tests.test_models import MODEL_NAMES
-from tkbc import learner, watch
-from tkbc.checkpoint import load_model
-from tkbc.checkpoints import Checkpoints
+from tkbc import learner
 from tkbc.data import Dataset, load_dataset
 from tkbc.models import MODELS
-from tkbc.trainer import Trainer
-from tkbc.training import Reporter, TrainSettings, train
+from tkbc.runs import watch
+from tkbc.runs.checkpoint import load_model
+from tkbc.runs.checkpoint_folders import Checkpoints
+from tkbc.runs.train import Reporter, TrainSettings, train
+from tkbc.step.trainer import Trainer
 
 SHAPE = Shape(n_entities=60, n_relations=4, n_timestamps=8, n_facts=300)
 ROOT = Path(__file__).resolve().parents[1]
@@ -185,7 +186,7 @@ def test_a_recipe_s_result_is_told_for_the_whole_recipe_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], said: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("tkbc.training.train", lambda *_, **__: sys.exit(0))
+    monkeypatch.setattr("tkbc.runs.train.train", lambda *_, **__: sys.exit(0))
     assert said in invoke("train", "--device", "cpu", *options).stdout
 
 

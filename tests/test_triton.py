@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memplan.errors import MemplanError
-from memplan.programs import l1_cuda
-from memplan.programs.l1_cuda import SPAN, parts_of
+from memplan.memory.programs import l1_cuda
+from memplan.memory.programs.l1_cuda import SPAN, parts_of
 from memplan.workload import Precision
 from tests.test_scoring import assert_l1_close, draw_inputs, expected, relative_error, run
-from tkbc.loss import softmax_cross_entropy
 from tkbc.scoring import make_score
 from tkbc.scoring.rounded import HALF_TYPES
+from tkbc.step.loss import softmax_cross_entropy
 
 pytest.importorskip("triton")
 

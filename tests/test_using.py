@@ -19,13 +19,13 @@ from memplan.workload import ModelName, Precision, Score
 from tests.conftest import random_graph, write_folder
 from tests.test_cli import fails, invoke, read_json
 from tests.test_training import SHAPE, make_plan
-from tkbc.checkpoints import Checkpoints
 from tkbc.data import Dataset, load_dataset
 from tkbc.data.dataset import NO_TIME
 from tkbc.models import Batch
-from tkbc.names import find_name, find_time, moments
-from tkbc.trained import load_trained
-from tkbc.training import TrainSettings, train
+from tkbc.runs.checkpoint_folders import Checkpoints
+from tkbc.runs.train import TrainSettings, train
+from tkbc.use.names import find_name, find_time, moments
+from tkbc.use.trained import load_trained
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -360,7 +360,7 @@ def test_a_row_of_zeros_is_no_neighbour_and_has_none(tmp_path: Path) -> None:
     import torch
 
     from memplan.workload import build_workload
-    from tkbc.trained import load_trained, nearest
+    from tkbc.use.trained import load_trained, nearest
 
     workload = build_workload(SHAPE, model="PairRE", rank=2)
     shapes = {"entity": (60, 2), "relation_head": (8, 2), "relation_tail": (8, 2)}

@@ -19,12 +19,12 @@ from tests.conftest import random_graph
 from tests.test_cli import fails, invoke, read_json
 from tests.test_resume import SETTINGS, reported
 from tests.test_training import SHAPE, make_plan, newest_checkpoint
-from tkbc.checkpoints import Checkpoints
-from tkbc.finite import CHECK_STEPS, check_step, check_tables
-from tkbc.meter import CpuMeter
+from tkbc.measure.meter import CpuMeter
 from tkbc.models.base import gradient
-from tkbc.trainer import Trainer
-from tkbc.training import Reporter, Result, TrainSettings, train
+from tkbc.runs.checkpoint_folders import Checkpoints
+from tkbc.runs.train import Reporter, Result, TrainSettings, train
+from tkbc.step.finite import CHECK_STEPS, check_step, check_tables
+from tkbc.step.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -91,7 +91,7 @@ def test_on_cuda_only_every_so_many_steps_wait_for_the_device() -> None:
 def test_memory_is_measured_again_while_a_run_goes_on_and_drift_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tkbc.watch.SHARE_OF_TIME", 1.0)
+    monkeypatch.setattr("tkbc.runs.watch.SHARE_OF_TIME", 1.0)
     recorded = 0
     original = CpuMeter._note
 
@@ -174,7 +174,7 @@ def test_tensorboard_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 LIMITED = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
-from memplan.cli import app
+from memplan.app.cli import app
 app(sys.argv[2:], prog_name="memplan")
 """
 
@@ -209,6 +209,6 @@ def test_a_read_only_run_folder_is_one_line(tmp_path: Path, monkeypatch: pytest.
     def read_only(*_: Any, **__: Any) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr("tkbc.run_folder.FileLock.acquire", read_only)
+    monkeypatch.setattr("tkbc.runs.folder.FileLock.acquire", read_only)
     with pytest.raises(MemplanError, match=r"run: cannot be written: Read-only file system"):
         run(tmp_path / "run")

@@ -51,9 +51,9 @@ def main(arguments: list[str] | None = None) -> int:
         )
     options = _parser().parse_args([argument for argument in arguments if argument.strip()])
 
+    from memplan.app.jobs.train import run_command
+    from memplan.app.options import SearchOptions, find_model
     from memplan.errors import MemplanError
-    from memplan.job import run_command
-    from memplan.options import SearchOptions, find_model
     from memplan.workload import TRAITS
 
     settings = {name: getattr(options, name) for name in ("learning_rate", "max_epochs", "valid_freq", "seed")}

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import NamedTuple
 
-from memplan.devices import Target
+from memplan.device.target import Target
 from memplan.errors import DoesNotFitError, UsageError
-from memplan.ledger import Allocation, Ledger
+from memplan.memory.ledger import Allocation, Ledger
 from memplan.trace.loading import MakeStep
 from memplan.trace.result import Fit, Trace
 from memplan.trace.tracing import Recorded, peak_of, record, result_of

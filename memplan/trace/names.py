@@ -19,7 +19,7 @@ from torch.nn.modules import module as module_hooks
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from memplan.ledger import Allocation, Kind
+from memplan.memory.ledger import Allocation, Kind
 
 SKIPPED_FOLDERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
 """A line under these is no line that a user would look at; code made from text has no file."""

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from memplan.devices import Target
+from memplan.device.target import Target
 from memplan.trace.known import mask_positions
 from memplan.trace.quiet import QUIET
 from memplan.trace.reductions import Processor, sum_scratch_bytes

@@ -10,8 +10,8 @@ from typing import Any
 from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from memplan.devices import Target
-from memplan.ledger import Allocation, Ledger
+from memplan.device.target import Target
+from memplan.memory.ledger import Allocation, Ledger
 from memplan.trace.loading import FUNCTION, MakeStep, errors_told
 from memplan.trace.tracing import STEPS, Recorded, check_sizes
 

@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from memplan.ledger import Allocation, Kind, Ledger
+from memplan.memory.ledger import Allocation, Kind, Ledger
 from memplan.trace.engine import DEVICE, without_a_mode
 from memplan.trace.known import Known
 from memplan.trace.names import Names, TracedAllocation, short_name

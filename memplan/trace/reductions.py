@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from memplan.devices import Target
+from memplan.device.target import Target
 
 MOST_THREADS = 512
 WARP = 32
@@ -43,7 +43,7 @@ class Processor(NamedTuple):
     @classmethod
     def of(cls, target: Target) -> Processor:
         """Return a target's."""
-        from memplan.gpus import recognize
+        from memplan.catalog.gpus import recognize
 
         known = recognize(target.name, target.total_bytes or 0)
         name = target.name if known is None else known.name

@@ -12,12 +12,11 @@ from typing import NamedTuple
 
 import torch
 
-from memplan.alloc_conf import AllocatorSettings
-from memplan.alloc_environment import from_environment
-from memplan.devices import Target, resolve
+from memplan.device.target import Target, resolve
 from memplan.errors import UsageError
-from memplan.estimator import replayed_peak
-from memplan.ledger import Ledger
+from memplan.memory.cuda.environment import from_environment
+from memplan.memory.estimate import replayed_peak
+from memplan.memory.ledger import Ledger
 from memplan.plan import Peak, PhasePeak
 from memplan.trace.known import Known
 from memplan.trace.loading import FUNCTION, MakeStep, errors_told
@@ -27,6 +26,7 @@ from memplan.trace.recorder import IS_SCRATCH, Recorder, TracedTensors
 from memplan.trace.result import Sources, Trace, TracedStep, TracedTensor, UnlistedOperator, Way
 from memplan.trace.surface import Surface, moving_in_place, without_compiling
 from memplan.units import format_bytes
+from memplan.workload.alloc_conf import AllocatorSettings
 
 STEPS = 3
 """The first makes the optimizer's state and the gradients, the second meets them, the third repeats the second."""

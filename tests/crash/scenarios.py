@@ -13,25 +13,25 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from safetensors.torch import load_file
 
-from memplan.devices import Target
+from memplan.app.jobs.resume import _beginning
+from memplan.catalog.downloads import RemoteFile
+from memplan.device.rates import cpu_rates
+from memplan.device.target import Target
 from memplan.errors import MemplanError
-from memplan.planner import plan
-from memplan.rates import cpu_rates
-from memplan.resume import _beginning
-from memplan.runs import read_lines
-from memplan.sources import RemoteFile
+from memplan.search.planner import plan
 from memplan.workload import Shape
 from tests.conftest import random_graph, write_folder
-from tkbc.checkpoint import save_checkpoint
-from tkbc.checkpoints import Checkpoints
 from tkbc.data import Dataset
 from tkbc.data.cache import load_folder
 from tkbc.data.download import download
-from tkbc.export import export
-from tkbc.run_folder import RunFolder
-from tkbc.run_state import RunState, present_versions
-from tkbc.settings import TrainSettings
-from tkbc.trainer import Trainer
+from tkbc.runs.checkpoint import save_checkpoint
+from tkbc.runs.checkpoint_folders import Checkpoints
+from tkbc.runs.folder import RunFolder
+from tkbc.runs.listing import read_lines
+from tkbc.runs.settings import TrainSettings
+from tkbc.runs.state import RunState, present_versions
+from tkbc.step.trainer import Trainer
+from tkbc.use.export import export
 
 SHAPE = Shape(n_entities=30, n_relations=2, n_timestamps=4, n_facts=40)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import insort
 
-from memplan.allocator import Addresses
+from memplan.memory.cuda import Addresses
 
 UNIT = 2 * 2**20
 HIGHEST = 2**42

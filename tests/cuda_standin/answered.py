@@ -1,6 +1,6 @@
 """Runs a module or a script as ``python`` does, with the checks of numbers answered:
 
-    python tests/cuda_standin/run.py python tests/cuda_standin/answered.py -m memplan.cli train --device cuda ...
+    python tests/cuda_standin/run.py python tests/cuda_standin/answered.py -m memplan.app.cli train --device cuda ...
     python tests/cuda_standin/run.py python tests/cuda_standin/answered.py SCRIPT ARGUMENTS
 
 On the stand-in device kernels write nothing, so a check that a kernel computes its formula must fail there. The project

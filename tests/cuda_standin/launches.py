@@ -18,17 +18,17 @@ from typing import NamedTuple
 
 import torch
 
-from memplan.catalog import find_dataset
-from memplan.cost import seconds_per_epoch
-from memplan.devices import resolve
+from memplan.catalog.datasets import find_dataset
+from memplan.device.target import resolve
+from memplan.search.cost import seconds_per_epoch
 from memplan.workload import Workload, build_workload
 from tests.cuda_standin import device
 from tests.cuda_standin.answered import answer
 from tkbc.data.dataset import index_of
-from tkbc.evaluation import evaluate
-from tkbc.meter import start_clean
-from tkbc.trainer import Trainer
-from tkbc.verification import random_facts
+from tkbc.measure.meter import start_clean
+from tkbc.ranking.evaluation import evaluate
+from tkbc.step.trainer import Trainer
+from tkbc.verify import random_facts
 
 MIB = 2**20
 WAYS = (

@@ -25,15 +25,15 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from memplan.ledger import Ledger
-from memplan.operators import DETERMINISTIC_WORKSPACE, WORKSPACE_VARIABLE, workspace_bytes
+from memplan.memory.ledger import Ledger
+from memplan.memory.operators import DETERMINISTIC_WORKSPACE, WORKSPACE_VARIABLE, workspace_bytes
+from memplan.memory.programs.step import run
 from memplan.plan import Bytes, MemoryCheck
-from memplan.programs.step import run
 from memplan.workload import Workload
 from tests.cuda_standin.answered import answer
 from tests.cuda_standin.device import is_here, set_capacity
 from tests.cuda_standin.workloads import step_workloads
-from tkbc.verification import measure, verify
+from tkbc.verify import measure, verify
 
 SETTLE_SECONDS = 0.02
 NAMES_OPERATORS = hasattr(torch._C, "_cuda_setMemoryMetadata")

@@ -19,7 +19,7 @@ from tests.cuda_standin.answered import answer
 from tests.cuda_standin.device import set_capacity
 from tests.cuda_standin.measure_steps import PLENTY_BYTES, settled_gradients
 from tests.cuda_standin.workloads import step_workloads
-from tkbc.verification import measure
+from tkbc.verify import measure
 
 
 def row(workload: Workload) -> dict[str, Any]:

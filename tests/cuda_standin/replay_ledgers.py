@@ -150,7 +150,7 @@ class ToldAllocator:
     """memplan's replay."""
 
     def __init__(self, conf: str, fraction: float, *, occupied: bool) -> None:
-        from memplan.alloc_conf import AllocatorSettings
+        from memplan.workload.alloc_conf import AllocatorSettings
 
         self.settings = AllocatorSettings.parse(conf)
         self.fraction = fraction
@@ -163,7 +163,7 @@ class ToldAllocator:
 
     def after(self, events: Sequence[Any], capacity_bytes: int) -> Any:
         """Return the allocator after the events; None: out of memory."""
-        from memplan.allocator import OutOfDeviceMemory, replay
+        from memplan.memory.cuda import OutOfDeviceMemory, replay
         from tests.cuda_standin.addresses import addresses
 
         total = UNLIMITED_BYTES if self.occupied else capacity_bytes
@@ -222,7 +222,7 @@ def runs(given: argparse.Namespace) -> Iterator[Run]:
     occupied = given.occupied or given.fraction < 1
     real = RealAllocator(given.conf, given.fraction, occupied=occupied)
     told = ToldAllocator(given.conf, given.fraction, occupied=occupied)
-    from memplan.programs.step import run as tell
+    from memplan.memory.programs.step import run as tell
     from tests.cuda_standin.workloads import ledger_workloads
 
     explained = 0

@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from memplan.devices import resolve
+from memplan.device.target import resolve
 from memplan.errors import MemplanError
-from memplan.planner import plan
+from memplan.search.planner import plan
 from memplan.workload import Shape, build_workload
 from tests.conftest import random_graph
 from tests.cuda_standin import answered, device
-from tkbc.calibration import calibrate
-from tkbc.trainer import Trainer
-from tkbc.verification import verify
-from tkbc.watch import MemoryWatch
+from tkbc.measure.rates import calibrate
+from tkbc.runs.watch import MemoryWatch
+from tkbc.step.trainer import Trainer
+from tkbc.verify import verify
 
 pytestmark = [
     pytest.mark.cuda_standin,
@@ -69,7 +69,16 @@ def test_context_and_workspace_are_measured_once_in_a_process() -> None:
 
 def test_calibrate_finds_the_workspace_that_is_planned_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    command = [sys.executable, str(answered.__file__), "-m", "memplan.cli", "calibrate", "--device", "cuda", "--json"]
+    command = [
+        sys.executable,
+        str(answered.__file__),
+        "-m",
+        "memplan.app.cli",
+        "calibrate",
+        "--device",
+        "cuda",
+        "--json",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
     assert found["workspace_bytes"] == resolve("cuda", None).workspace_bytes

@@ -1,4 +1,4 @@
-"""The host waits for the device only in waits that have a name (tkbc/waiting.py), and in an ordinary step in none."""
+"""The host waits for the device only in waits that have a name (tkbc/step/waiting.py), and in an ordinary step in none."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from typing import Any
 import pytest
 import torch
 
-from memplan.devices import resolve
-from memplan.planner import plan
-from memplan.scorings import available
+from memplan.device.target import resolve
+from memplan.search.planner import plan
 from memplan.workload import PRECISIONS, TRAITS, Precision, Scoring, Shape, Workload, build_workload
+from memplan.workload.rules import available
 from tests.conftest import random_graph
 from tests.cuda_standin import device
 from tests.test_models import SCORED
-from tkbc import evaluation, waiting
 from tkbc.data.dataset import index_of
-from tkbc.evaluation import evaluate
-from tkbc.finite import CHECK_STEPS, check_step
-from tkbc.trainer import Trainer
-from tkbc.training import Reporter, TrainSettings, train
-from tkbc.verification import random_facts
+from tkbc.ranking import evaluation
+from tkbc.ranking.evaluation import evaluate
+from tkbc.runs.train import Reporter, TrainSettings, train
+from tkbc.step import waiting
+from tkbc.step.finite import CHECK_STEPS, check_step
+from tkbc.step.trainer import Trainer
+from tkbc.verify import random_facts
 
 pytestmark = [
     pytest.mark.cuda_standin,

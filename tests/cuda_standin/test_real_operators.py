@@ -53,7 +53,7 @@ def test_a_sum_over_a_middle_dimension_takes_its_result_and_a_row_of_ones(dim: i
 
 @pytest.mark.skipif(not device.is_here(), reason="by the stand-in's device")
 def test_the_workspace_is_the_table_s() -> None:
-    from memplan.operators import workspace_bytes
+    from memplan.memory.operators import workspace_bytes
 
     one = torch.ones((1, 1), device="cuda")
     torch._C._cuda_clearCublasWorkspaces()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from memplan.machine import present_gpus
+from memplan.device.present import present_gpus
 from tests.cuda_standin import device
 
 pytestmark = [

@@ -70,7 +70,9 @@ def cells(
 def trained(cell: Cell, *arguments: str) -> Trained:
     """Train one cell in a process of its own, forked from one that has imported everything and used no CUDA."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "memplan.cli", "memplan.job", "tkbc.run", "tests.cuda_standin.train_grid"])
+    context.set_forkserver_preload(
+        ["torch", "memplan.app.cli", "memplan.app.jobs.train", "tkbc.runs.loop", "tests.cuda_standin.train_grid"]
+    )
     with tempfile.TemporaryDirectory() as scratch:
         folder, log = Path(scratch) / "run", Path(scratch) / "log"
         process = context.Process(target=_train, args=(cell, folder, log, arguments))
@@ -90,7 +92,7 @@ def trained(cell: Cell, *arguments: str) -> Trained:
 
 
 def _train(cell: Cell, folder: Path, log: Path, arguments: Sequence[str]) -> None:
-    from memplan.cli import main
+    from memplan.app.cli import main
     from tests.cuda_standin.answered import answer
 
     answer()

@@ -7,12 +7,12 @@ import sys
 from collections.abc import Iterator
 from typing import Any, get_args
 
-from memplan.catalog import find_dataset
-from memplan.devices import resolve
+from memplan.catalog.datasets import find_dataset
+from memplan.device.target import resolve
 from memplan.errors import UsageError
-from memplan.scorings import available
 from memplan.workload import PRECISIONS, TRAITS, OptimizerName, Shape, Workload, build_workload
-from tkbc.verification import random_workloads
+from memplan.workload.rules import available
+from tkbc.verify import random_workloads
 
 REAL_SHAPES = ("ICEWS14", "ICEWS05-15", "YAGO15K", "YAGO11k", "Wikidata12k", "GDELT")
 

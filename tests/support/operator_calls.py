@@ -1,4 +1,4 @@
-"""A call of each operator of the table in memplan/operators.py, and of a training step's others, to be measured."""
+"""A call of each operator of the table in memplan/memory/operators.py, and of a training step's others, to be measured."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from memplan.ledger import ITEM_BYTES, DType
-from memplan.operators import OPERATORS
+from memplan.memory.ledger import ITEM_BYTES, DType
+from memplan.memory.operators import OPERATORS
 
 B, C, D = 37, 130, 12
 """Queries, entities and dimensions of the measured calls: odd, and no two products of them alike."""

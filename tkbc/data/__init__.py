@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from memplan.catalog import DEMO, find_dataset, is_folder
+from memplan.catalog.datasets import DEMO, find_dataset, is_folder
+from memplan.catalog.downloads import remote_files
+from memplan.catalog.folders import data_folder, find_folder
 from memplan.errors import MemplanError
-from memplan.places import data_folder, find_folder
-from memplan.sources import remote_files
 from tkbc.data.cache import load_folder
 from tkbc.data.dataset import Dataset, FilterIndex, with_reciprocals
 from tkbc.data.demo import generate_demo

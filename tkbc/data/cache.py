@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import platformdirs
 
+from memplan.catalog.folders import SPLITS, missing_files
 from memplan.errors import MemplanError
-from memplan.places import SPLITS, missing_files
 from tkbc.data.dataset import Dataset
-from tkbc.data.raw import read_folder
-from tkbc.data.raw_intervals import NAME_FILES
+from tkbc.data.reading import read_folder
+from tkbc.data.reading_intervals import NAME_FILES
 
 _FORMAT = 3
 _NAMES = ("entities", "relations", "timestamps")

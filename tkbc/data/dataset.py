@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from memplan.places import SPLITS, Split
+from memplan.catalog.folders import SPLITS, Split
 from memplan.workload import Shape
 from tkbc.data.intervals import IntervalIndex, draw_times
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from memplan.catalog import DEMO
+from memplan.catalog.datasets import DEMO
 from tkbc.data.dataset import Dataset, Ids
 
 N_GROUPS = 20

@@ -16,10 +16,10 @@ from pathlib import Path
 import httpx
 from filelock import FileLock, Timeout
 
+from memplan.catalog.downloads import RemoteFile
 from memplan.errors import MemplanError, reason_of
-from memplan.sources import RemoteFile
-from tkbc.data.raw import problem_of_split, read_folder
-from tkbc.durable import make_folder, sync
+from memplan.files import make_folder, sync
+from tkbc.data.reading import problem_of_split, read_folder
 
 LARGEST_FILE_BYTES = 2**28
 TRIES = 5

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from memplan.workload import Workload
-from tkbc.regularizers import n3, smoothness
+from tkbc.models.regularizers import n3, smoothness
 
 
 class Batch(NamedTuple):

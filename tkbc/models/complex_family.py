@@ -1,4 +1,4 @@
-# Its bytes are told by memplan/programs/complex_family.py.
+# Its bytes are told by memplan/memory/programs/complex_family.py.
 """The ComplEx family: complex vectors with a static relation, a temporal one or both, scored by a dot product.
 
 ComplEx: Trouillon et al., ICML 2016, arXiv 1606.06357. TComplEx and TNTComplEx: Lacroix et al., ICLR 2020, arXiv
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from memplan.workload import Workload
 from tkbc.models.base import Batch, Encoding, Model, add_rows, rows
-from tkbc.regularizers import n3
+from tkbc.models.regularizers import n3
 
 
 class ComplExFamily(Model):

@@ -1,4 +1,4 @@
-# Its bytes are told by memplan/programs/pairre.py.
+# Its bytes are told by memplan/memory/programs/pairre.py.
 """The PairRE family: paired relation vectors with a static part, a temporal part or both.
 
 The score of (h, r, t, τ) compares e_h ∘ r^H_τ with e_t ∘ r^T_τ, by default by −‖·‖₁ of the difference. PairRE: Chao et
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from memplan.workload import Workload
 from tkbc.models.base import Batch, Encoding, Model, add_rows, rows
-from tkbc.regularizers import n3
+from tkbc.models.regularizers import n3
 
 
 class PairREFamily(Model):

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from memplan.errors import MemplanError, UsageError
-from memplan.scorings import require
 from memplan.workload import DeviceType, Precision, Score, Scoring
+from memplan.workload.rules import require
 from tkbc.scoring.dot_fused import FusedDot
 from tkbc.scoring.l2_fused import FusedL2
 from tkbc.scoring.plain import Chunked, Materialized

@@ -1,4 +1,4 @@
-# Its bytes are told by memplan/programs/scoring.py: none.
+# Its bytes are told by memplan/memory/programs/scoring.py: none.
 """The dot score without a temporary: products written into, and added to, tensors that are already there."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-# Its bytes are told by memplan/programs/scoring.py.
+# Its bytes are told by memplan/memory/programs/scoring.py.
 """The weighted L1 score on the CPU, fused: numba kernels that never build a (b, ·, d) tensor.
 
 The entities are cut into one span a thread and each span into tiles. A tile's rows are copied transposed, (d, tile), so

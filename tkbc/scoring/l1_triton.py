@@ -1,4 +1,4 @@
-# Its bytes are told by memplan/programs/l1_cuda.py, whose sizes it takes.
+# Its bytes are told by memplan/memory/programs/l1_cuda.py, whose sizes it takes.
 """The weighted L1 score on CUDA, fused: Triton kernels that build no (b, ·, d) tensor.
 
 Each kernel keeps a tile of its results in registers and walks over the axis that they lack: scores over dimensions,
@@ -25,7 +25,7 @@ import triton
 from torch import Tensor
 
 from memplan.errors import MemplanError
-from memplan.programs.l1_cuda import DIMENSIONS, SPAN, TILE, VECTOR, columns, parts_of, row_width
+from memplan.memory.programs.l1_cuda import DIMENSIONS, SPAN, TILE, VECTOR, columns, parts_of, row_width
 from tkbc.scoring.kernels.forward import forward
 from tkbc.scoring.kernels.to_entities import to_entities
 from tkbc.scoring.kernels.to_queries import add_others, to_queries

@@ -1,4 +1,4 @@
-# Its bytes are told by memplan/programs/scoring.py (``_fused_l2_*``).
+# Its bytes are told by memplan/memory/programs/scoring.py (``_fused_l2_*``).
 """The weighted L2 score without a (b, ·, d) tensor: unlike an absolute value, a square opens into matrix products.
 
 −Σ_k (a_k − w_k e_k)² = 2 (a∘w) · e − w² · e² − ‖a‖². The three parts are larger than their sum where a and w∘e are

@@ -1,4 +1,4 @@
-# Its bytes are told by memplan/programs/plain.py.
+# Its bytes are told by memplan/memory/programs/plain.py.
 """The scores in plain PyTorch: ``materialized`` keeps (b, N, d) tensors as plain code does, ``chunked`` recomputes.
 
 Gradients are written out, so that on CUDA every tensor dies where the code says and no other thread allocates. With

@@ -1,4 +1,4 @@
-# Its bytes are told by memplan/programs/scoring.py (``_rounded``).
+# Its bytes are told by memplan/memory/programs/scoring.py (``_rounded``).
 """Half precision: the score's inputs are rounded to bfloat16 or float16, everything after that is float32.
 
 Parameters, optimizer state, scores and gradients stay float32, so nothing underflows and no loss scaling is needed.

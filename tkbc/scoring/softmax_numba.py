@@ -1,4 +1,4 @@
-# Its bytes are told by memplan/programs/loss.py: the log-sum-exp alone.
+# Its bytes are told by memplan/memory/programs/loss.py: the log-sum-exp alone.
 """Row-wise softmax on the CPU, in place: numba kernels beside the fused L1 score's.
 
 PyTorch's own softmax is as fast by itself. Between kernels that run in threads of ours it is not: PyTorch's OpenMP

@@ -1,4 +1,4 @@
-# Its bytes are told by memplan/programs/loss.py.
+# Its bytes are told by memplan/memory/programs/loss.py.
 """Row-wise softmax in place, with PyTorch's own operations: what every score does that brings no kernels of its own."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-# Its bytes are told by memplan/programs/loss.py: the log-sum-exp alone.
+# Its bytes are told by memplan/memory/programs/loss.py: the log-sum-exp alone.
 """Row-wise softmax on CUDA, in place: Triton kernels beside the fused L1 score's.
 
 PyTorch's own operations read a score six times and write it once for probabilities and log-sum-exp; these read it twice

@@ -12,7 +12,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from memplan.programs.l1_cuda import DIMENSIONS, TILE
+from memplan.memory.programs.l1_cuda import DIMENSIONS, TILE
 from memplan.workload import Precision
 from tkbc.scoring.kernels.forward import forward
 from tkbc.scoring.kernels.softmax import exp_rows, log_sum_exp_rows, softmax_rows

@@ -1,0 +1,207 @@
+"""The planner as a library: ``from memplan import estimate, plan``. The commands of the same names call this too."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any, TypedDict, Unpack
+
+from memplan.app.options import EPOCH_SECONDS, Graph, GraphOptions, Job, PlanOptions, SearchOptions, gather
+from memplan.catalog.datasets import DEMO
+from memplan.device.present import usable_threads
+from memplan.device.target import Target, resolve
+from memplan.errors import DoesNotFitError, UsageError
+from memplan.memory.cuda.environment import from_environment
+from memplan.memory.estimate import estimate as estimate_workload
+from memplan.memory.operators import DETERMINISTIC_WORKSPACE, WORKSPACE_VARIABLE, workspace_bytes
+from memplan.plan import Estimate, Plan
+from memplan.search import planner
+from memplan.search.knobs import knobs
+from memplan.workload import TRAITS, Shape, Workload, build_workload
+from memplan.workload.alloc_conf import AllocatorSettings
+from memplan.workload.rules import preferred, require
+
+
+class Settings(TypedDict, total=False):
+    """What may be said of a run besides its graph; what is left out comes from the dataset's and model's recipe.
+
+    The commands' options, underscores for dashes: ``memplan estimate --help`` describes each.
+    """
+
+    data_dir: Path | str | None
+    model: str | None
+    recipe: str | None
+    rank: int | str | None
+    batch_size: int | None
+    score: str | None
+    optimizer: str | None
+    emb_reg: float | None
+    n3_parts: bool | None
+    time_reg: float | None
+    no_time_emb: bool | None
+    unit_norm: bool | None
+    deterministic: bool | None
+    micro_batch_size: int | None
+    chunk_size: int | None
+    scoring: str | None
+    precision: str | None
+    eval_batch_size: int | None
+    eval_chunk_size: int | None
+    device: str | None
+    budget: str | int | None
+    alloc_conf: str | None
+
+
+def estimate(dataset: str | Path | Shape = DEMO.name, **settings: Unpack[Settings]) -> Estimate:
+    """Return what a run allocates, to the byte: its peak, its phases, and the tensors alive at the peak.
+
+    ``dataset``: a name of the catalog, a folder with data, or the shape of a graph that is not there yet. Nothing is
+    chosen: what is left out takes its recipe's or its plain value.
+
+        >>> estimate("ICEWS14", model="TNTPairRE", rank=100, scoring="materialized", device="cpu").peak.requested_bytes
+        8628947308
+
+    Raises:
+        MemplanError: a name, a value or a device that cannot be used; the message is one line.
+    """
+    found, _ = estimate_given(GraphOptions(**_options(dataset, settings)))
+    return found
+
+
+def plan(
+    dataset: str | Path | Shape = DEMO.name,
+    *,
+    allow_rank_reduction: bool = False,
+    epoch_seconds: float | None = None,
+    **settings: Unpack[Settings],
+) -> Plan:
+    """Return the fastest plan that fits: micro-batch, chunk, scoring and evaluation sizes chosen where left out.
+
+    ``rank="auto"`` takes the largest rank that fits within ``epoch_seconds`` (60) an epoch by the cost model;
+    ``allow_rank_reduction`` lowers the rank where nothing fits as asked.
+
+        >>> plan("ICEWS14", model="TNTPairRE", rank=100, device="cpu", budget="25MiB").micro_batch_size
+        250
+
+    Raises:
+        DoesNotFitError: nothing fits; the message names the smallest budget that would do.
+        MemplanError: a name, a value or a device that cannot be used.
+    """
+    options = _options(dataset, settings)
+    given = PlanOptions(allow_rank_reduction=allow_rank_reduction, epoch_seconds=epoch_seconds, **options)
+    return plan_given(given, resolve(given.device, given.budget))
+
+
+def _options(dataset: str | Path | Shape, settings: Settings) -> dict[str, Any]:
+    """Return the commands' options, which are text where a number or a path is as natural."""
+    options: dict[str, Any] = {**settings}
+    for name in ("rank", "budget"):
+        if options.get(name) is not None:
+            options[name] = str(options[name])
+    if options.get("data_dir") is not None:
+        options["data_dir"] = Path(options["data_dir"])
+    return {**(dataset.model_dump() if isinstance(dataset, Shape) else {"dataset": str(dataset)}), **options}
+
+
+def estimate_given(
+    given: GraphOptions, *, explain: bool = False, workload: Workload | None = None
+) -> tuple[Estimate, Target]:
+    """Return the estimate of a command's options, and the target that they name; ``explain`` adds the knobs.
+
+    ``workload``: what to estimate instead, on its own kind of device unless the options name one.
+    """
+    target = resolve(given.device or (None if workload is None else workload.device), given.budget)
+    if workload is None:
+        workload = workload_given(given, target)
+    target = within_fraction(target, workload.model_dump(include={"alloc_conf", "device_total_bytes"}))
+    found = estimate_workload(workload, outside_bytes=target.outside_bytes, budget_bytes=target.budget_bytes)
+    if explain:
+        found = found.model_copy(update={"knobs": knobs(workload, target)})
+    return found, target
+
+
+def workload_given(given: GraphOptions, target: Target) -> Workload:
+    """Return the workload of a command's options: the whole batch, all entities, the scoring that needs least."""
+    if given.rank_is_auto:
+        raise UsageError("--rank auto: an estimate chooses nothing; say a rank, or use memplan plan")
+    job = gather(given)
+    settings = settings_for(job, target)
+    score = settings.get("score") or TRAITS[settings["model"]].scores[0]
+    settings.setdefault("scoring", preferred(score, target.device, target.capability))
+    if job.graph.n_queries is not None:
+        batch = settings.get("micro_batch_size") or settings["batch_size"]
+        settings["eval_batch_size"] = min(settings.get("eval_batch_size", batch), job.graph.n_queries)
+    workload = build_workload(job.graph.shape, **settings)
+    require(workload.score, workload.scoring, workload.device, target.capability)
+    return workload
+
+
+def settings_for(job: Job, target: Target) -> dict[str, Any]:
+    """Return a job's settings with what the target adds: its threads, its allocator's options, its workspace."""
+    settings: dict[str, Any] = {"threads": usable_threads(), "workspace_bytes": target.workspace_bytes}
+    if target.device == "cuda":
+        alloc_conf = job.settings.get("alloc_conf")
+        settings |= allocator_settings(target, from_environment() if alloc_conf is None else alloc_conf)
+        if job.settings.get("deterministic") and WORKSPACE_VARIABLE not in os.environ:
+            settings["workspace_bytes"] = workspace_bytes(target.capability, DETERMINISTIC_WORKSPACE)
+    return {**settings, **job.settings, "device": target.device}
+
+
+def allocator_settings(target: Target, alloc_conf: str) -> dict[str, Any]:
+    """Return the settings of a workload that CUDA's allocator goes by.
+
+    Raises:
+        UsageError: an option or a value that is unknown or not modelled.
+    """
+    try:
+        go_by_total = AllocatorSettings.parse(alloc_conf).go_by_total
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    return {"alloc_conf": alloc_conf, "device_total_bytes": target.total_bytes if go_by_total else None}
+
+
+def within_fraction(target: Target, settings: dict[str, Any]) -> Target:
+    """Return the target with its budget lowered to the share of a GPU that the allocator's options leave a process."""
+    allowed = AllocatorSettings.parse(settings.get("alloc_conf", "")).allowed_bytes(settings.get("device_total_bytes"))
+    if allowed is None or allowed + target.outside_bytes >= target.budget_bytes:
+        return target
+    return target._replace(
+        budget_bytes=allowed + target.outside_bytes, budget_source="per_process_memory_fraction of the GPU's memory"
+    )
+
+
+def plan_given(given: SearchOptions, target: Target, graph: Graph | None = None, *, auto_fit: bool = True) -> Plan:
+    """Return the plan of a command's options for a graph (else the one that they name).
+
+    Without ``auto_fit`` micro-batch and chunk are the whole batch and all entities where they are not given.
+
+    Raises:
+        DoesNotFitError: nothing fits.
+    """
+    job = gather(given, graph)
+    return _plan_of(job, given, target, auto_fit=auto_fit).model_copy(update={"recipe": job.recipe})
+
+
+def _plan_of(job: Job, given: SearchOptions, target: Target, *, auto_fit: bool) -> Plan:
+    settings = {**settings_for(job, target), "n_queries": job.graph.n_queries}
+    target = within_fraction(target, settings)
+    shape = job.graph.shape
+    if given.rank_is_auto:
+        if not auto_fit:
+            raise UsageError("--rank auto: the search chooses it; add --auto-fit-gpu")
+        seconds = EPOCH_SECONDS if given.epoch_seconds is None else given.epoch_seconds
+        if not (seconds > 0 and math.isfinite(seconds)):
+            raise UsageError(f"--epoch-seconds: {seconds}: a number of seconds above 0")
+        del settings["rank"]
+        return planner.plan_largest_rank(shape, target, seconds, **settings)
+    if given.epoch_seconds is not None:
+        raise UsageError("--epoch-seconds bounds --rank auto alone; add that, or leave it out")
+    settings["allow_rank_reduction"] = given.allow_rank_reduction
+    if auto_fit:
+        return planner.plan(shape, target, **settings)
+    plain = {"micro_batch_size": settings["batch_size"], "chunk_size": shape.n_entities}
+    try:
+        return planner.plan(shape, target, **{**plain, **settings})
+    except DoesNotFitError as error:
+        raise DoesNotFitError(f"{error}, or let --auto-fit-gpu choose smaller micro-batches and chunks") from None

@@ -1,0 +1,112 @@
+"""The commands that use a trained model: predict, nearest, export; and report, which tells what a run was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from memplan.app.commands import print_json
+from memplan.app.options import AsJson
+
+Run = Annotated[Path, typer.Argument(help="The run's folder.")]
+Top = Annotated[int, typer.Option(min=1, help="How many to list.")]
+DataDir = Annotated[Path | None, typer.Option(help="Where datasets lie; else as when it was trained.")]
+
+
+def predict(
+    run: Run,
+    relation: Annotated[str, typer.Option(help="As the data write it; case and underscores do not matter.")],
+    head: Annotated[str | None, typer.Option(help="Ask for the tails of this head.")] = None,
+    tail: Annotated[str | None, typer.Option(help="Ask for the heads of this tail.")] = None,
+    time: Annotated[
+        str | None, typer.Option(help="When. Models without time need none: it marks what is known then.")
+    ] = None,
+    top: Top = 10,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the likeliest tails (or heads) of a question with a run's best checkpoint, and mark those that are known."""
+    from memplan.app.jobs.use import predict_command
+
+    found = predict_command(run, head, relation, tail, time, top, data_dir)
+    if as_json:
+        print_json(found)
+        return
+    from memplan.app.views.terminal import listing, make_console
+
+    question = (found["head"] or "?", found["relation"], found["tail"] or "?", found["time"])
+    console = make_console()
+    console.print("  ".join(part for part in question if part is not None), style="bold", soft_wrap=True)
+    _print_source(found)
+    columns = (">", "head" if found["head"] is None else "tail", "score>", "probability>", "known")
+    rows = (
+        (str(row["place"]), row["entity"], f"{row['score']:.4f}", f"{row['probability']:.2%}", _known(row))
+        for row in found["answers"]
+    )
+    console.print(listing(columns, rows))
+
+
+def _known(row: dict[str, Any]) -> str:
+    """Return where the data hold an answer, as text: its splits, and how often at other times."""
+    parts = [", ".join(row["known_in"])] if row["known_in"] else []
+    if row["other_times"]:
+        times = "time" if row["other_times"] == 1 else "times"
+        parts.append(f"at {row['other_times']:,} other {times}, nearest {row['nearest_other_time']}")
+    return "; ".join(parts)
+
+
+def _print_source(found: dict[str, Any]) -> None:
+    from memplan.app.views.terminal import make_console
+
+    what = f"{found['model']} on {found['dataset']}, {found['run']}, checkpoint {found['checkpoint']}"
+    make_console().print(what, style="dim", soft_wrap=True)
+
+
+def nearest(
+    run: Run,
+    name: Annotated[str, typer.Argument(help="As the data write it; case and underscores do not matter.")],
+    of: Annotated[str, typer.Option(help="What it names: entity, relation or time.")] = "entity",
+    top: Top = 10,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the entities (or relations, times) whose embeddings in a run's best checkpoint are nearest by cosine."""
+    from memplan.app.jobs.use import nearest_command
+
+    found = nearest_command(run, name, of, top, data_dir)
+    if as_json:
+        print_json(found)
+        return
+    from memplan.app.views.terminal import listing, make_console
+
+    make_console().print(found["of"], style="bold", soft_wrap=True)
+    _print_source(found)
+    rows = ((str(row["place"]), row[of], f"{row['cosine']:.4f}") for row in found["nearest"])
+    make_console().print(listing((">", of, "cosine>"), rows))
+
+
+def export(
+    run: Run,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Ends in .npz or .parquet.")],
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Write every embedding table of a run's best checkpoint, with labels, to one file: NumPy's npz, or Parquet."""
+    from memplan.app.jobs.use import export_command
+
+    tables = export_command(run, file, data_dir, force=force)
+    typer.echo(f"{file} holds {', '.join(f'{name} ({rows:,} rows)' for name, rows in tables.items())}")
+
+
+def report(
+    run: Run,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to; else report.html in its folder.")
+    ] = None,
+) -> None:
+    """Write a run on one HTML page: quality, learning curves, plan, memory, settings, the command that repeats it."""
+    from memplan.app.views.page import write_page
+
+    typer.echo(f"the report is {write_page(run, output)}")

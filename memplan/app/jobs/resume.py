@@ -1,0 +1,183 @@
+"""Going on with a run from its folder, and ranking with what it has learned."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+
+from memplan.app.options import SearchOptions
+from memplan.app.views.terminal import make_console, plan_summary
+from memplan.device.target import Target, resolve
+from memplan.errors import MemplanError, UsageError
+from memplan.memory.estimate import estimate
+from memplan.plan import Plan
+from memplan.search.planner import plan as search
+from memplan.units import format_bytes
+from memplan.workload import validated
+from tkbc.runs.listing import RUNS, newest_unfinished, read_lines
+
+if TYPE_CHECKING:
+    from tkbc.data import Dataset
+    from tkbc.runs.state import RunState
+
+
+Held = Literal["valid", "test"]
+
+
+def resume_command(run: str, given: SearchOptions, settings: dict[str, Any], refused: list[str]) -> None:
+    """Go on with the run in the folder ``run``, or with ``auto`` the newest interrupted one, and print what happens.
+
+    ``settings`` are fields of ``TrainSettings`` to change, None where the run's stay. ``refused``: given flags that
+    make no sense here.
+
+    Raises:
+        UsageError: an option that the run has settled, or a run that is finished.
+        DoesNotFitError: nothing fits what memory there is now.
+        MemplanError: the run, its checkpoints or its data cannot be used.
+    """
+    from memplan.app.jobs.train import check_device, prepare_torch, supervise
+    from tkbc.data import load_dataset
+    from tkbc.runs.checkpoint_folders import Checkpoints
+    from tkbc.runs.settings import TrainSettings
+
+    refused += given.given_flags("data_dir", "budget")
+    if refused:
+        raise UsageError(f"--resume: the run has settled {', '.join(refused)}; leave that out, or train anew")
+    folder = newest_unfinished(RUNS) if run == "auto" else Path(run)
+    if not folder.is_dir():
+        raise MemplanError(f"{folder}: no such run; memplan runs lists those in {RUNS}/")
+    console = make_console()
+    notices: list[str] = []
+    found = Checkpoints(folder / "checkpoint").newest(notices.append)
+    name, state = (None, _beginning(folder)) if found is None else found
+    changed = {key: value for key, value in settings.items() if value is not None}
+    state.settings = validated(TrainSettings, {**state.settings.model_dump(), **changed})
+    if settings.get("max_epochs") is not None and state.settings.max_epochs < state.epoch - (state.examples_done == 0):
+        raise UsageError(
+            f"--max-epochs {state.settings.max_epochs}: the run is in epoch {state.epoch} already; give more"
+        )
+    if state.is_over and any("test" in line for line in read_lines(folder / "metrics.jsonl")):
+        epochs = f"{folder}: the run is finished after {state.epoch - 1} epochs"
+        if state.epoch > state.settings.max_epochs:
+            raise UsageError(f"{epochs}; give more --max-epochs to go on with it")
+        raise UsageError(
+            f"{epochs}, {state.validations_since_best} validations in a row without a better MRR; give more --patience "
+            "to go on with it"
+        )
+    _check_told(state.plan, folder)
+    target = resolve(state.plan.workload.device, given.budget)
+    if given.budget is None and state.plan.budget_source == "--budget":
+        # A budget that the user set holds until another is set, however much is free now.
+        target = target._replace(budget_bytes=state.plan.budget_bytes, budget_source="--budget")
+    state.plan = _fitted(state.plan, target, notices)
+    data = load_dataset(state.dataset, given.data_dir or _data_dir(state))
+    prepare_torch(state.plan)
+    check_device(state.plan, target)
+    notices += _changes_of_version(state)
+    for notice in notices:
+        console.print(notice, soft_wrap=True)
+    console.print(plan_summary(state.plan, target))
+    at = f"epoch {state.epoch}, {state.examples_done:,} of its {state.plan.workload.n_examples:,} examples done"
+    console.print(f"going on with {folder} from {'its beginning' if name is None else f'checkpoint {name}: {at}'}")
+    from tkbc.runs.train import resume
+
+    supervise(console, lambda reporter, should_stop: resume(folder, name, state, data, reporter, should_stop))
+
+
+def _beginning(folder: Path) -> RunState:
+    """Return the state of a run that ended before its first checkpoint.
+
+    Raises:
+        MemplanError: the folder does not even say what was to be trained.
+    """
+    from tkbc.runs.settings import TrainSettings
+    from tkbc.runs.state import RunState
+
+    plan = Plan.read(folder / "plan.json")
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        known = {name: config[name] for name in ("dataset", "data_dir", "data_sha256", "versions")}
+        # Older runs have no cooldown.
+        settings = {name: config[name] for name in TrainSettings.model_fields if name in config or name != "cooldown"}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise MemplanError(f"{folder / 'config.json'}: cannot be read as a run's settings; train anew") from None
+    values = {**known, "plan": plan, "settings": validated(TrainSettings, settings)}
+    return validated(RunState, values)
+
+
+def _data_dir(state: RunState) -> Path | None:
+    return None if state.data_dir is None else Path(state.data_dir)
+
+
+def _check_told(plan: Plan, folder: Path) -> None:
+    again = estimate(plan.workload)
+    if (again.phases, again.peak.requested_bytes) != (plan.phases, plan.peak.requested_bytes):
+        raise MemplanError(f"{folder}: its plan's bytes do not follow from its workload: train anew")
+
+
+def _fitted(plan: Plan, target: Target, notices: list[str]) -> Plan:
+    """Return the plan where it fits the target, else another with the same batch, rank and scoring that does."""
+    if plan.peak.device_bytes <= target.budget_bytes:
+        return plan.model_copy(update={"budget_bytes": target.budget_bytes, "budget_source": target.budget_source})
+    free = {"micro_batch_size", "chunk_size", "eval_batch_size", "eval_chunk_size"}
+    fixed = plan.workload.model_dump(exclude=free | set(plan.workload.shape.model_dump()))
+    fitted = search(plan.workload.shape, target, n_queries=plan.eval_batch_size, **fixed)
+    notices.append(
+        f"the run's plan takes {format_bytes(plan.peak.device_bytes)}, more than there is now: planned anew; the "
+        "result is the same up to rounding"
+    )
+    return fitted.model_copy(update={"recipe": plan.recipe})
+
+
+def _changes_of_version(state: RunState) -> list[str]:
+    from tkbc.runs.state import present_versions
+
+    present = present_versions()
+    changes = [f"{name} {old} → {present[name]}" for name, old in state.versions.items() if old != present.get(name)]
+    state.versions = present
+    return [f"trained with other versions ({', '.join(changes)}): the same up to rounding"] if changes else []
+
+
+def evaluate_command(run: Path, split: str, data_dir: Path | None) -> tuple[str, dict[str, dict[str, float]]]:
+    """Return the name of the run's best checkpoint and the metrics of ``split`` with it.
+
+    Raises:
+        UsageError: no such split.
+        DoesNotFitError: memory runs out.
+        MemplanError: the run, its checkpoints or its data cannot be used.
+    """
+    if split not in get_args(Held):
+        raise UsageError(f"--split: {split!r} is neither valid nor test")
+    name, state, data = open_checkpoint(run, data_dir)
+    from memplan.app.jobs.train import check_device, prepare_torch
+
+    _check_told(state.plan, run)
+    target = resolve(state.plan.workload.device, None)
+    prepare_torch(state.plan)
+    check_device(state.plan, target)
+    from tkbc.use.evaluate import rank_with
+
+    return name, rank_with(run / "checkpoint" / name, state.plan, data, cast(Held, split))
+
+
+def open_checkpoint(run: Path, data_dir: Path | None) -> tuple[str, RunState, Dataset]:
+    """Return the name and state of the run's best checkpoint, and its data; what is passed over is told on stderr.
+
+    Raises:
+        MemplanError: the run, its checkpoints or its data cannot be used.
+    """
+    from tkbc.data import load_dataset
+    from tkbc.runs.checkpoint_folders import Checkpoints
+
+    if not run.is_dir():
+        raise MemplanError(f"{run}: no such run; memplan runs lists those in {RUNS}/")
+    checkpoints = Checkpoints(run / "checkpoint")
+    console = make_console()
+    console.stderr = True
+    name = checkpoints.best_or_newest(lambda notice: console.print(notice, soft_wrap=True))
+    state = checkpoints.read(name)
+    data = load_dataset(state.dataset, data_dir or _data_dir(state))
+    if data.sha256 != state.data_sha256:
+        raise MemplanError(f"{data.dataset}: not the data that {run} was trained on; it has changed since")
+    return name, state, data

@@ -1,0 +1,173 @@
+"""The job behind ``memplan sweep``: data and device once, trials until it is time, a table and a picture at the end."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from rich.console import RenderableType
+
+from memplan.app.options import Graph, SearchOptions, gather, of_loaded
+from memplan.app.sweep.picture import draw_trials
+from memplan.app.sweep.space import Range, flags
+from memplan.app.sweep.study import (
+    Sweep,
+    Trial,
+    Watcher,
+    best_first,
+    best_of,
+    deadline,
+    keep_sweep,
+    read_trials,
+    search,
+    split_params,
+)  # fmt: skip
+from memplan.app.sweep.trial import train_trial
+from memplan.app.views.progress import stop_on_signal
+from memplan.app.views.terminal import listing, make_console
+from memplan.device.target import resolve
+from memplan.errors import DoesNotFitError, MemplanError
+from memplan.units import format_bytes
+from memplan.workload import build_workload, validated
+from tkbc.data import load_dataset
+from tkbc.runs.settings import TrainSettings
+
+SHOWN = 10
+"""Trials in the table at the end."""
+
+
+def run_sweep(folder: Path, sweep: Sweep, *, is_new: bool, quiet: bool = False) -> list[Trial]:
+    """Run trials until the sweep's limits, and return all that ended; ``quiet``: tell nothing.
+
+    Ends the process with 128 and the signal's number where a signal stopped it; the trial under way is kept.
+
+    Raises:
+        DoesNotFitError: no trial fitted the budget.
+        MemplanError: the data, the device, an option or a value of the space cannot be used.
+    """
+    console = make_console()
+    console.quiet = quiet
+    given = sweep.options
+    target = resolve(given.device, given.budget)
+    graph = load_dataset(given.dataset or "demo", given.data_dir)
+    _check(sweep, of_loaded(graph.dataset, graph))
+    if is_new:
+        keep_sweep(folder, sweep)
+    console.print(f"sweep in {folder}: {', '.join(str(dimension) for dimension in sweep.space)}", soft_wrap=True)
+    time_is_up = deadline(sweep.minutes)
+    with console.status("preparing") as status, stop_on_signal(console) as stopped_by:
+
+        def train(options: SearchOptions, settings: dict[str, Any], where: Path, watcher: Watcher) -> Trial | None:
+            best = best_of(read_trials(folder))
+            so_far = "" if best is None else f"; best valid MRR so far {best.valid_mrr:.4f}"
+            number = where.name.lstrip("0") or "0"
+
+            def show(text: str) -> None:
+                status.update(f"trial {number}: {text}{so_far}")
+
+            def show_validation(text: str) -> None:
+                if not console.is_terminal:
+                    console.print(f"trial {number}  {text}")
+
+            return train_trial(options, settings, where, watcher, graph, target, (show, show_validation))
+
+        def on_end(trial: Trial) -> None:
+            console.print(_line(trial), soft_wrap=True)
+
+        with _alone(folder):
+            is_more = search(
+                folder,
+                sweep,
+                train,
+                max_trials=sweep.max_trials,
+                must_stop=lambda: stopped_by() is not None or time_is_up(),
+                on_end=on_end,
+            )
+    trials = read_trials(folder)
+    best = best_of(trials)
+    if best is not None:
+        console.print(_table(trials))
+        console.print(f"the best, trained whole:\n  {sweep.command(best.params)}", soft_wrap=True)
+        picture = folder / "trials.png"
+        if draw_trials(sweep.space, trials, picture):
+            console.print(f"drawn in {picture}", soft_wrap=True)
+    if not is_more:
+        console.print("every combination was tried")
+    elif sweep.max_trials is None or len(trials) < sweep.max_trials:
+        is_under_way = (folder / "trials" / f"{len(trials):04}").exists()
+        kept = "; the one under way goes on where it was" if is_under_way else ""
+        console.print(f"stopped with {len(trials)} trials ended{kept}. Go on with", soft_wrap=True)
+        console.print(f"  memplan sweep --resume {shlex.quote(str(folder))}", soft_wrap=True)
+    number = stopped_by()
+    if number is not None:
+        raise SystemExit(128 + number)
+    if trials and all(trial.state == "does not fit" for trial in trials):
+        raise DoesNotFitError(f"no trial fits: {trials[-1].why}")
+    return trials
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the sweep's lock.
+
+    Raises:
+        MemplanError: another process does, or the folder cannot be written.
+    """
+    lock = FileLock(folder / "lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise MemplanError(
+            f"{folder}: another process is at work in this sweep; wait for it or stop it first"
+        ) from None
+    except OSError as error:
+        raise MemplanError(f"{folder}: cannot be written: {error.strerror}") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _check(sweep: Sweep, graph: Graph) -> None:
+    """Try every value that is listed, and both ends of every range, by itself, before anything is begun.
+
+    Raises:
+        UsageError: one that no trial can have.
+    """
+    for dimension in sweep.space:
+        values = (dimension.low, dimension.high) if isinstance(dimension, Range) else dimension.values
+        for value in values:
+            whole = int(value) if isinstance(dimension, Range) and dimension.is_whole else value
+            options, settings = split_params({dimension.name: whole})
+            job = gather(dataclasses.replace(sweep.options, **options), graph)
+            build_workload(graph.shape, **job.settings)
+            validated(TrainSettings, {"learning_rate": 0.1, "max_epochs": 1, **sweep.settings, **settings})
+
+
+def _line(trial: Trial) -> str:
+    mrr = "" if trial.valid_mrr is None else f"  valid MRR {trial.valid_mrr:.4f}"
+    at = f" after epoch {trial.curve[-1][0]}" if trial.curve and trial.state != "finished" else ""
+    why = f": {trial.why}" if trial.why else ""
+    return f"trial {trial.trial}  {flags(trial.params)}{mrr}  {trial.state}{at}{why}"
+
+
+def _table(trials: list[Trial]) -> RenderableType:
+    names = list(trials[0].params)
+    columns = ("trial>", *(f"{name}>" for name in names), "valid MRR>", "memory>", "training>", "")
+    rows = (
+        (
+            str(trial.trial),
+            *(f"{value:g}" if isinstance(value, float) else str(value) for value in trial.params.values()),
+            "" if trial.valid_mrr is None else f"{trial.valid_mrr:.4f}",
+            "" if trial.planned_bytes is None else format_bytes(trial.planned_bytes),
+            f"{trial.seconds:.0f} s",
+            trial.state,
+        )
+        for trial in best_first(trials)[:SHOWN]
+    )
+    return listing(columns, rows)

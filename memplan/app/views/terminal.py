@@ -1,0 +1,250 @@
+"""Estimates and plans as text for a terminal, and what such texts are made of; the same without colour in a pipe."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from memplan.device.target import Target
+from memplan.memory.curve import curve, sparkline
+from memplan.memory.ledger import Ledger
+from memplan.memory.programs.step import one_step
+from memplan.plan import Estimate, Knob, Peak, PhasePeak, Plan, TensorAtPeak
+from memplan.units import format_bytes, format_count, format_mib_up
+from memplan.workload import DeviceType, Workload
+
+if TYPE_CHECKING:
+    pass
+
+SHOWN_TENSORS = 8
+CURVE_WIDTH = 64
+PIPE_WIDTH = 1000
+
+
+def make_console() -> Console:
+    """Return a console that keeps lines whole in a pipe, where there is no width to fit."""
+    # No markup and no emoji: a name such as "r:x:y" or "[a]" stands for itself.
+    console = Console(highlight=False, markup=False, emoji=False)
+    return console if console.is_terminal else Console(highlight=False, markup=False, emoji=False, width=PIPE_WIDTH)
+
+
+def estimate_report(estimate: Estimate, target: Target, *, explain: bool) -> RenderableType:
+    """Return what a workload allocates: the peak, its phases, and the tensors alive at the peak."""
+    workload = estimate.workload
+    parts: list[RenderableType] = [_title(workload, target), _layout(workload), _evaluation(workload)]
+    peak = estimate.peak
+    parts += [peak_line(peak, workload.device), *large_tensors(estimate.tensors_at_peak)]
+    if estimate.budget_bytes is not None:
+        parts.append(verdict(peak.device_bytes, estimate.budget_bytes, target.budget_source))
+    parts += ["", phase_table(estimate.phases), curve_line(one_step(estimate.workload))]
+    parts += ["", tensor_table(estimate.tensors_at_peak, everything=explain)]
+    if estimate.knobs is not None:
+        parts += ["", _knobs(estimate.knobs)]
+    return Group(*parts)
+
+
+def plan_report(plan: Plan, target: Target) -> RenderableType:
+    """Return the chosen plan, why it was chosen, and what was looked at besides."""
+    chosen = new_table("", ("micro-batch", ">"), ("steps", ">"), ("chunk", ">"), ("scoring", "<"), ("memory", ">"),
+                    ("s/epoch", ">"), ("verdict", "<"))  # fmt: skip
+    chosen.add_row(
+        Text("chosen", style="bold"),
+        str(plan.micro_batch_size),
+        str(plan.accumulation_steps),
+        str(plan.chunk_size),
+        plan.scoring,
+        format_bytes(plan.peak.device_bytes),
+        seconds_text(plan.seconds_per_epoch),
+        "fits",
+    )
+    for other in plan.alternatives:
+        chosen.add_row(
+            "",
+            str(other.micro_batch_size),
+            str(-(-plan.batch_size // other.micro_batch_size)),
+            str(other.chunk_size),
+            other.scoring,
+            format_bytes(other.device_bytes),
+            seconds_text(other.seconds_per_epoch),
+            other.reason,
+        )
+    return Group(
+        plan_summary(plan, target),
+        "",
+        chosen,
+        Text(
+            f"s/epoch orders plans by a cost model, rates {'measured here' if target.is_calibrated else 'as stated'}"
+            " (memplan calibrate); it is no promise of speed",
+            style="dim",
+        ),
+    )
+
+
+def plan_summary(plan: Plan, target: Target) -> RenderableType:
+    """Return what will be trained, how, why so, and what it takes, in a few lines."""
+    lowered = []
+    if plan.rank_lowered_from is not None:
+        what = f"rank lowered from {plan.rank_lowered_from} to {plan.rank}: nothing fits at {plan.rank_lowered_from}"
+        lowered.append(Text(what, style="bold yellow"))
+    return Group(
+        *lowered,
+        _title(plan.workload, target),
+        _layout(plan.workload),
+        Text(f"why  {plan.reason}"),
+        _evaluation(plan.workload),
+        Text("peak  ").append(format_bytes(plan.peak.device_bytes), style="bold"),
+        verdict(plan.peak.device_bytes, plan.budget_bytes, plan.budget_source),
+        Text(f"the smallest budget that would do: {format_mib_up(plan.smallest_budget_bytes)}"),
+    )
+
+
+def listing(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> RenderableType:
+    """Return a plain listing; columns whose name ends in ``>`` are aligned right."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column.removesuffix(">"), justify="right" if column.endswith(">") else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def new_table(first: str, *columns: tuple[str, str]) -> Table:
+    """Return an empty table; each column is a name and the side, ``<`` or ``>``, that it is aligned to."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column(first)
+    for name, side in columns:
+        table.add_column(name, justify="right" if side == ">" else "left")
+    return table
+
+
+def _title(workload: Workload, target: Target) -> Text:
+    name = Path(workload.dataset).name if workload.dataset else "your graph"
+    text = Text(f"{workload.model}", style="bold").append(f" on {name}", style="not bold")
+    return text.append(
+        f": {format_count(workload.n_entities)} entities, {format_count(workload.n_relations)} relations, "
+        f"{format_count(workload.n_timestamps)} timestamps, {format_count(workload.n_facts)} facts"
+        f"{' over intervals' if workload.intervals else ''}; {target.name}",
+        style="not bold",
+    )
+
+
+def _layout(workload: Workload) -> Text:
+    steps = workload.accumulation_steps
+    batch = f"batch {workload.batch_size}" + (
+        f" in {steps} micro-batches of up to {workload.micro_batch_size}" if steps > 1 else ""
+    )
+    chunk = (
+        "all entities at once"
+        if workload.chunk_size == workload.n_entities
+        else f"{workload.chunk_size} entities a chunk"
+    )
+    inputs = "" if workload.precision == "fp32" else f" in {workload.precision}"
+    score = f"{workload.score} score{inputs}, {workload.scoring}"
+    return Text(f"rank {workload.rank}, {batch}, {score}, {chunk}, {workload.optimizer}")
+
+
+def _evaluation(workload: Workload) -> Text:
+    return Text(f"evaluation: {workload.eval_batch_size} queries × {workload.eval_chunk_size} entities at a time")
+
+
+def peak_line(peak: Peak, device: DeviceType) -> Text:
+    """Return the peak as each layer of memory sees it."""
+    line = Text("peak  ").append(format_bytes(peak.requested_bytes), style="bold")
+    line.append(f" requested by tensors ({format_count(peak.requested_bytes)} bytes)")
+    if device == "cuda":
+        unused = format_bytes(peak.reserved_bytes - peak.allocated_bytes)
+        line.append(f", {format_bytes(peak.allocated_bytes)} allocated")
+        line.append(f", {format_bytes(peak.reserved_bytes)} reserved ({unused} of it fragmentation)")
+        line.append(f", {format_bytes(peak.device_bytes)} on the device")
+    return line
+
+
+def verdict(device_bytes: int, budget_bytes: int, source: str) -> Text:
+    """Return whether the budget is kept, and by how much."""
+    left = budget_bytes - device_bytes
+    budget = f"{format_bytes(budget_bytes)} ({source})"
+    if left >= 0:
+        return Text("fits  ", style="green").append(f"{format_bytes(left)} to spare of {budget}", style="default")
+    return Text("does not fit  ", style="bold red").append(f"{format_bytes(-left)} over {budget}", style="default")
+
+
+def large_tensors(tensors: Sequence[TensorAtPeak]) -> list[Text]:
+    """Return a line on the shape that makes the peak, where one shape alone is over half of it."""
+    by_shape: Counter[tuple[int, ...]] = Counter()
+    for tensor in tensors:
+        by_shape[tensor.shape] += tensor.bytes
+    shape, n_bytes = by_shape.most_common(1)[0]
+    if 2 * n_bytes < sum(by_shape.values()) or len(shape) < 3:
+        return []
+    alike = [tensor for tensor in tensors if tensor.shape == shape]
+    size = ", ".join(str(n) for n in shape)
+    return [
+        Text(
+            f"      {len(alike)} tensors of shape ({size}), {format_count(alike[0].bytes)} bytes each, live at the "
+            "peak",
+            style="yellow",
+        )
+    ]
+
+
+def phase_table(phases: Sequence[PhasePeak]) -> Table:
+    """Return each phase's peak, with bars."""
+    table = new_table("phase", ("peak", ">"), ("", "<"))
+    highest = max(phase.peak_bytes for phase in phases)
+    for phase in phases:
+        bar = "█" * max(1, round(24 * phase.peak_bytes / max(1, highest)))
+        table.add_row(phase.name, format_bytes(phase.peak_bytes), bar)
+    return table
+
+
+def curve_line(ledger: Ledger) -> Text:
+    """Return memory over setup and one step in one line: the compact form of the picture that --plot draws."""
+    line = sparkline(curve(ledger), CURVE_WIDTH)
+    return Text("one step         ").append(line, style="cyan").append("  setup to optimizer", style="dim")
+
+
+def _knobs(found: list[Knob]) -> RenderableType:
+    table = new_table("what a knob would save", ("", ">"), ("", "<"))
+    for knob in found:
+        table.add_row(
+            knob.change,
+            format_bytes(-knob.saved_bytes),
+            "trains another model" if knob.changes_result else "same result",
+        )
+    if not found:
+        table.add_row("nothing: no smaller setting is left", "", "")
+    return table
+
+
+def tensor_table(tensors: Sequence[TensorAtPeak], *, everything: bool) -> Table:
+    """Return the tensors alive at the peak: the largest, or every one with its kind and the phase it is from."""
+    total = sum(tensor.bytes for tensor in tensors)
+    columns = [("shape", "<"), ("dtype", "<"), ("bytes", ">"), ("share", ">")]
+    # Who looks closer is told since when each has been there, too.
+    table = new_table("alive at the peak", *columns, *([("kind", "<"), ("since", "<")] if everything else []))
+    shown = tensors if everything else tensors[:SHOWN_TENSORS]
+    for tensor in shown:
+        table.add_row(
+            tensor.name,
+            " × ".join(str(n) for n in tensor.shape) or "scalar",
+            tensor.dtype,
+            format_count(tensor.bytes),
+            f"{tensor.bytes / total:.1%}",
+            *([tensor.kind, tensor.phase] if everything else []),
+        )
+    rest = tensors[len(shown) :]
+    if rest:
+        n_bytes = sum(tensor.bytes for tensor in rest)
+        table.add_row(f"{len(rest)} more (--explain)", "", "", format_count(n_bytes), f"{n_bytes / total:.1%}")
+    return table
+
+
+def seconds_text(seconds: float) -> str:
+    """Return seconds as a cost model's figure deserves: two digits, or whole ones."""
+    return f"{seconds:.2g}" if seconds < 10 else f"{seconds:,.0f}"

@@ -1,0 +1,1 @@
+"""What is known beforehand: datasets, GPUs, recipes, each with its source."""

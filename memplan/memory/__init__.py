@@ -1,0 +1,1 @@
+"""From a workload to bytes: the ledger of its step, and the allocator that serves it."""

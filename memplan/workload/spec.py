@@ -1,0 +1,256 @@
+"""What is to be trained, in full: every number that decides an allocation. Validated once, then trusted."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from memplan.errors import UsageError
+from memplan.units import format_count
+from memplan.workload.alloc_conf import AllocatorSettings
+
+M = TypeVar("M", bound=BaseModel)
+
+ModelName = Literal["ComplEx", "TComplEx", "TNTComplEx", "PairRE", "TPairRE", "TNTPairRE"]
+Score = Literal["dot", "l1", "l2"]
+Scoring = Literal["materialized", "chunked", "fused"]
+OptimizerName = Literal["adagrad", "adam", "sgd"]
+Precision = Literal["fp32", "bf16", "fp16"]
+DeviceType = Literal["cpu", "cuda"]
+
+
+class ModelTraits(NamedTuple):
+    """What decides a model's tables and scores."""
+
+    is_complex: bool
+    """The ComplEx family: rows of 2d floats, the dot score. Else the PairRE family: rows of d floats, any score."""
+    is_static: bool
+    """Relations have a part that does not change with time."""
+    is_temporal: bool
+    """Relations have a part that is multiplied by the timestamp's row."""
+
+    @property
+    def scores(self) -> tuple[Score, ...]:
+        """The scores that the model can be trained with, its own first."""
+        return ("dot",) if self.is_complex else ("l1", "l2", "dot")
+
+
+TRAITS: dict[ModelName, ModelTraits] = {
+    "ComplEx": ModelTraits(is_complex=True, is_static=True, is_temporal=False),
+    "TComplEx": ModelTraits(is_complex=True, is_static=False, is_temporal=True),
+    "TNTComplEx": ModelTraits(is_complex=True, is_static=True, is_temporal=True),
+    "PairRE": ModelTraits(is_complex=False, is_static=True, is_temporal=False),
+    "TPairRE": ModelTraits(is_complex=False, is_static=False, is_temporal=True),
+    "TNTPairRE": ModelTraits(is_complex=False, is_static=True, is_temporal=True),
+}
+PAIRRE_SETTINGS = ("n3_parts", "unit_norm")
+"""Settings of the PairRE family alone."""
+SCORINGS: tuple[Scoring, ...] = ("materialized", "chunked", "fused")
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
+
+# Ids are stored as int32, so that is the bound of every count that becomes an id.
+MAX_ID_COUNT = 2**31 - 1
+MAX_THREADS = 4096
+MAX_RANK = 2**20
+MAX_KERNEL_ELEMENTS = 2**31 - 1
+"""Elements of a score buffer that kernels with 32-bit offsets can address."""
+DEFAULT_WORKSPACE_BYTES = 8_519_680
+"""PyTorch's default cuBLAS workspace before Hopper: 4096 × 2 KiB + 16 × 8 KiB (aten/src/ATen/cuda/CublasHandlePool)."""
+IdCount = Annotated[int, Field(ge=1, le=MAX_ID_COUNT)]
+
+
+class Shape(BaseModel):
+    """The size of a graph: N entities, R relations, T timestamps and its training facts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    n_entities: IdCount
+    n_relations: Annotated[int, Field(ge=1, le=MAX_ID_COUNT // 2)]
+    n_timestamps: IdCount
+    n_facts: Annotated[int, Field(ge=1, le=MAX_ID_COUNT // 2)]
+    """Facts of the training split. The trainer learns from 2 × n_facts examples: each fact and its reciprocal."""
+    intervals: bool = False
+    """Facts hold from a first to a last timestamp: temporal models learn to predict the time too."""
+
+
+class Workload(Shape):
+    """A training run as the planner sees it: a graph's shape, a model and everything that sizes a tensor.
+
+    Units: counts of rows or examples; ``rank`` is d as the user passes it (the PairRE family's vectors are d wide, the
+    ComplEx family's 2d: real parts, then imaginary parts).
+    """
+
+    dataset: str | None = None
+    model: ModelName
+    rank: Annotated[int, Field(ge=1, le=MAX_RANK)] = 100
+    score: Score
+    scoring: Scoring = "fused"
+    optimizer: OptimizerName = "adagrad"
+    precision: Precision = "fp32"
+    emb_reg: Annotated[float, Field(ge=0, le=1e9)] = 0.0
+    """Weight of the N3 regularizer; 0 skips it and its temporaries."""
+    n3_parts: bool = False
+    """N3 over every part of the relation at its time, not over the sum of its vectors (PairRE family)."""
+    time_reg: Annotated[float, Field(ge=0, le=1e9)] = 0.0
+    """Weight of the regularizer on consecutive timestamps; 0 skips it and its temporaries."""
+    no_time_emb: bool = False
+    """The last timestamp stands for "no time" and stays out of the smoothness term."""
+    unit_norm: bool = False
+    """Project entities to unit L2 norm after every optimizer step (PairRE family)."""
+    batch_size: IdCount
+    """B, examples per optimizer step."""
+    micro_batch_size: IdCount
+    """b, examples per forward and backward."""
+    chunk_size: IdCount
+    """C, entities scored at once."""
+    eval_batch_size: IdCount
+    eval_chunk_size: IdCount
+    device: DeviceType = "cpu"
+    threads: Annotated[int, Field(ge=1, le=MAX_THREADS)] = 1
+    """CPU threads of the fused L1 kernel; each owns scratch tensors."""
+    deterministic: bool = False
+    """On CUDA only PyTorch's deterministic algorithms run, which take temporaries of their own."""
+    workspace_bytes: Annotated[int, Field(ge=0, le=2**40)] = DEFAULT_WORKSPACE_BYTES
+    """What cuBLAS takes inside the caching allocator at the first matrix product on CUDA."""
+    alloc_conf: str = ""
+    """PyTorch's CUDA allocator options, as in PYTORCH_ALLOC_CONF."""
+    device_total_bytes: Annotated[int, Field(ge=1)] | None = None
+    """The GPU's memory, where it is known and the allocator's options go by it."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        traits = TRAITS[self.model]
+        if self.score not in traits.scores:
+            raise ValueError(f"score: {self.model} is scored with {' or '.join(traits.scores)}, not {self.score}")
+        if self.time_reg > 0 and not traits.is_temporal:
+            raise ValueError(f"time_reg: {self.time_reg:g}: {self.model} has no timestamps to regularize; leave it out")
+        if self.predicts_time and self.score == "dot" and not traits.is_complex:
+            raise ValueError(
+                f"score: {self.model} with dot is quadratic in the timestamp and cannot predict the time of facts that "
+                "hold over intervals; use l1 or l2"
+            )
+        if self.batch_size > self.n_examples:
+            raise ValueError(
+                f"batch_size: {format_count(self.batch_size)} is larger than the data, which has "
+                f"{format_count(self.n_examples)} examples ({format_count(self.n_facts)} training facts and their "
+                f"reciprocals); use at most {self.n_examples}"
+            )
+        if self.micro_batch_size > self.batch_size:
+            raise ValueError(
+                f"micro_batch_size: {self.micro_batch_size} is larger than batch_size {self.batch_size}; a micro-batch "
+                "is a part of the batch"
+            )
+        for name in ("chunk_size", "eval_chunk_size"):
+            if getattr(self, name) > self.n_entities:
+                raise ValueError(f"{name}: {getattr(self, name)} is larger than the {self.n_entities} entities")
+        if self.scoring == "materialized" and not self.chunk_size == self.eval_chunk_size == self.n_entities:
+            raise ValueError(
+                "chunk_size: scoring 'materialized' scores all entities at once; leave the chunk size out, or use "
+                "scoring 'chunked' or 'fused'"
+            )
+        if self.unit_norm and traits.is_complex:
+            raise ValueError(f"unit_norm: only the PairRE family projects its entities to unit norm, not {self.model}")
+        if self.n3_parts and traits.is_complex:
+            raise ValueError(f"n3_parts: {self.model}'s N3 is over the parts always; only the PairRE family is asked")
+        pairs = [("micro_batch_size", "chunk_size"), ("eval_batch_size", "eval_chunk_size")]
+        pairs += [("micro_batch_size", "time_chunk_size")] if self.predicts_time else []
+        for queries, chunk in pairs:
+            b, c = getattr(self, queries), getattr(self, chunk)
+            if b * c > MAX_KERNEL_ELEMENTS:
+                raise ValueError(
+                    f"{queries} × {chunk}: {format_count(b)} × {format_count(c)} scores are more than the "
+                    f"{format_count(MAX_KERNEL_ELEMENTS)} that a kernel can address; lower either"
+                )
+        AllocatorSettings.parse(self.alloc_conf)
+        return self
+
+    @property
+    def width(self) -> int:
+        """Floats in one embedding row."""
+        return 2 * self.rank if self.traits.is_complex else self.rank
+
+    @property
+    def predicts_time(self) -> bool:
+        """Whether the time is predicted besides the entities: facts hold over intervals, and the model knows time."""
+        return self.intervals and self.traits.is_temporal
+
+    @property
+    def time_chunk_size(self) -> int:
+        """Timestamps scored at once by the time-prediction loss: no more than C, or all where the scoring takes all."""
+        return self.n_timestamps if self.scoring == "materialized" else min(self.chunk_size, self.n_timestamps)
+
+    @property
+    def traits(self) -> ModelTraits:
+        """What kind of model it is."""
+        return TRAITS[self.model]
+
+    @property
+    def n_examples(self) -> int:
+        """Training examples of an epoch: every fact and its reciprocal."""
+        return 2 * self.n_facts
+
+    @property
+    def accumulation_steps(self) -> int:
+        """A = ceil(B / b)."""
+        return -(-self.batch_size // self.micro_batch_size)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of an epoch; the last may be short."""
+        return -(-self.n_examples // self.batch_size)
+
+    @property
+    def shape(self) -> Shape:
+        """The graph's shape alone."""
+        return Shape(**{name: getattr(self, name) for name in Shape.model_fields})
+
+
+def build_workload(shape: Shape, **settings: Any) -> Workload:
+    """Return a validated workload; what is left out takes its plain default (one micro-batch, all entities at once).
+
+    Raises:
+        UsageError: a value is out of range; the message is one line that names the field, the value and the limit.
+    """
+    values: dict[str, Any] = {**shape.model_dump(), **{k: v for k, v in settings.items() if v is not None}}
+    if values.get("model") in TRAITS:
+        values.setdefault("score", TRAITS[values["model"]].scores[0])
+    values.setdefault("batch_size", min(1000, 2 * shape.n_facts))
+    values.setdefault("micro_batch_size", values["batch_size"])
+    values.setdefault("chunk_size", _all_that_can_be_addressed(shape.n_entities, values["micro_batch_size"]))
+    values.setdefault("eval_batch_size", values["micro_batch_size"])
+    values.setdefault("eval_chunk_size", _all_that_can_be_addressed(values["chunk_size"], values["eval_batch_size"]))
+    return validated(Workload, values)
+
+
+def _all_that_can_be_addressed(n_entities: Any, n_queries: Any) -> Any:
+    """Return the entities that a kernel can score at once; what is no number is left to the validation."""
+    if isinstance(n_entities, int) and isinstance(n_queries, int) and n_queries > 0:
+        return max(1, min(n_entities, MAX_KERNEL_ELEMENTS // n_queries))
+    return n_entities
+
+
+def validated(kind: type[M], values: dict[str, Any]) -> M:
+    """Return ``kind(**values)`` with pydantic's report turned into one clear line.
+
+    Raises:
+        UsageError: the first field that is wrong, with its value and limit.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise UsageError(first_problem(error)) from None
+
+
+def first_problem(error: ValidationError) -> str:
+    """Return the first problem of a pydantic report as one line: field, value, what is wrong."""
+    detail = error.errors(include_url=False)[0]
+    if detail["type"] == "value_error":
+        return str(detail["ctx"]["error"])
+    where = ".".join(str(part) for part in detail["loc"])
+    if not where:
+        return detail["msg"][0].lower() + detail["msg"][1:]
+    message = detail["msg"][0].lower() + detail["msg"][1:]
+    if detail["type"] == "missing":
+        return f"{where}: missing"
+    return f"{where}: {detail['input']!r}: {message}"

@@ -1,0 +1,1 @@
+"""What really happened: memory by phase, and how fast a device is."""

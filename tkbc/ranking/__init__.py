@@ -1,0 +1,1 @@
+"""Filtered ranking and the answers to single questions."""

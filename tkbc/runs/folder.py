@@ -1,0 +1,171 @@
+"""The run folder: plan.json, config.json, metrics.jsonl, memory_check.json, progress.json, checkpoint/ and a lock."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from memplan.errors import MemplanError, is_full, reason_of
+from memplan.files import make_folder, replace_file, sync
+from memplan.memory.curve import CURVE_FILE
+from memplan.plan import MemoryCheck, to_json
+from tkbc.runs.checkpoint_folders import Checkpoints
+from tkbc.runs.listing import read_lines
+from tkbc.runs.state import RunState
+
+METRICS_FILE = "metrics.jsonl"
+LOCK_SECONDS = 1.0
+"""How long to wait for the lock: a listing of runs holds it for an instant."""
+
+
+class RunFolder:
+    """One run's folder, locked as long as this object is not closed; what cannot be written is one clear error.
+
+    Raises:
+        MemplanError: another process is at work in it, or it cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = Checkpoints(path / "checkpoint")
+        self._lock = FileLock(path / "lock", timeout=LOCK_SECONDS)
+        try:
+            with _writing(path):
+                self._lock.acquire()
+        except Timeout:
+            raise MemplanError(f"{path}: another process is training in it; wait for it or stop it first") from None
+
+    @classmethod
+    def create(cls, path: Path, state: RunState) -> RunFolder:
+        """Make a new folder for a run that begins.
+
+        Raises:
+            MemplanError: there is something of that name, or it cannot be written.
+        """
+        if path.exists():
+            raise MemplanError(f"{path}: there is a run already; choose another folder with --run-dir")
+        # Made under another name: a folder that is half made would stand in the way of the next try.
+        unfinished = path.with_name(f".{path.name}.unfinished")
+        try:
+            make_folder(path.parent)
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir()
+        except OSError as error:
+            raise MemplanError(f"{path}: cannot be made ({reason_of(error)}); choose another with --run-dir") from None
+        try:
+            with _writing(path):
+                _describe(unfinished, state)
+                (unfinished / METRICS_FILE).touch()
+                sync(unfinished)
+                unfinished.rename(path)
+                sync(path.parent)
+        except BaseException:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
+        try:
+            return cls(path)
+        except BaseException:
+            shutil.rmtree(path, ignore_errors=True)
+            raise
+
+    def rewind(self, state: RunState) -> None:
+        """Make the folder that of a run that goes on from ``state``.
+
+        The epochs that will be trained again leave metrics.jsonl, and so does half a line at its end. What happened
+        stays on record; the test of a run that goes on does not.
+        """
+        self.describe(state)
+        lines = [
+            line
+            for line in read_lines(self.path / METRICS_FILE)
+            if "event" in line
+            or ("loss" in line and isinstance(line.get("epoch"), int) and line["epoch"] < state.epoch)
+        ]
+        lines.append({"event": "resumed", "epoch": state.epoch, "examples_done": state.examples_done})
+        self._replace(METRICS_FILE, "".join(json.dumps(line) + "\n" for line in lines), durable=True)
+
+    def close(self) -> None:
+        """Give the lock back."""
+        self._lock.release()
+
+    def describe(self, state: RunState) -> None:
+        """Write plan.json and config.json."""
+        with _writing(self.path):
+            _describe(self.path, state)
+
+    def append(self, line: dict[str, Any]) -> None:
+        """Add a line to metrics.jsonl."""
+        with _writing(self.path), (self.path / METRICS_FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def write_check(self, check: MemoryCheck) -> None:
+        """Write memory_check.json."""
+        self._replace("memory_check.json", to_json(check) + "\n")
+
+    def write_curve(self, curve: list[tuple[str, int]]) -> None:
+        """Keep phase and live bytes after every allocation of the start: ``memplan estimate --run`` draws it."""
+        if curve:
+            self._replace(CURVE_FILE, json.dumps({"points": curve}) + "\n")
+
+    def write_progress(self, state: RunState, memory: dict[str, Any]) -> None:
+        """Write progress.json for ``memplan monitor``; where that fails a run has better things to complain of."""
+        n_examples = state.plan.workload.n_examples
+        progress = {
+            "epoch": state.epoch - 1 if state.is_over else state.epoch,
+            "max_epochs": state.settings.max_epochs,
+            "examples_done": n_examples if state.is_over else state.examples_done,
+            "n_examples": n_examples,
+            "memory": memory,
+            "written": time.time(),
+        }
+        with suppress(MemplanError):
+            self._replace("progress.json", json.dumps(progress) + "\n")
+
+    def _replace(self, name: str, text: str, *, durable: bool = False) -> None:
+        with _writing(self.path):
+            _replace(self.path, name, text, durable=durable)
+
+
+def _describe(folder: Path, state: RunState) -> None:
+    config = {
+        "dataset": state.dataset,
+        "data_dir": state.data_dir,
+        **state.settings.model_dump(),
+        "versions": state.versions,
+    }
+    text = json.dumps({**config, "data_sha256": state.data_sha256}, indent=2) + "\n"
+    _replace(folder, "config.json", text, durable=True)
+    _replace(folder, "plan.json", to_json(state.plan) + "\n", durable=True)
+
+
+def _replace(folder: Path, name: str, text: str, *, durable: bool) -> None:
+    """Write a file so that a reader finds the old text or the new; ``durable``: after a power cut, too."""
+    unfinished = folder / f"{name}.unfinished"
+    unfinished.write_text(text, encoding="utf-8")
+    if durable:
+        replace_file(unfinished, folder / name)
+    else:
+        unfinished.replace(folder / name)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn what goes wrong with the disk into one clear error about the run's folder ``path``."""
+    try:
+        yield
+    except Timeout:
+        raise
+    except OSError as error:
+        where = "" if error.filename is None else f": {error.filename}"
+        way_out = "; free some space" if is_full(error) else ""
+        raise MemplanError(f"{path}: cannot be written: {reason_of(error)}{where}{way_out}") from None

@@ -1,0 +1,1 @@
+"""One optimizer step: loss, regularizers, optimizers, and numbers gone wrong."""

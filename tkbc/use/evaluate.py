@@ -1,0 +1,36 @@
+"""Ranking a split with a checkpoint's tables, without a trainer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from memplan.errors import DoesNotFitError
+from memplan.plan import Plan
+from tkbc.data.dataset import Dataset
+from tkbc.models import MODELS
+from tkbc.ranking.evaluation import as_dict, evaluate
+from tkbc.runs.checkpoint import load_model
+from tkbc.runs.recovery import is_out_of_memory
+from tkbc.scoring import make_score
+
+
+def rank_with(
+    checkpoint: Path, plan: Plan, dataset: Dataset, split: Literal["valid", "test"]
+) -> dict[str, dict[str, float]]:
+    """Return the filtered metrics of ``split`` with the tables in the folder ``checkpoint``.
+
+    Raises:
+        DoesNotFitError: memory runs out.
+        MemplanError: the checkpoint cannot be read or is of another model.
+    """
+    workload = plan.workload
+    try:
+        model = MODELS[workload.model](workload)
+        load_model(checkpoint, model)
+        score = make_score(workload.score, workload.scoring, workload.device, workload.threads, workload.precision)
+        return as_dict(evaluate(model, score, dataset.queries(split), dataset.filter_index, workload))
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise DoesNotFitError(f"out of memory while ranking {split}: {error}; free memory and try again") from None

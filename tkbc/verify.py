@@ -1,0 +1,138 @@
+"""Predicted against measured memory on this machine, over random workloads: what ``memplan verify`` runs."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple, get_args
+
+import numpy as np
+import torch
+
+from memplan.memory.estimate import estimate
+from memplan.memory.programs.step import told_steps
+from memplan.plan import Bytes, MemoryCheck
+from memplan.workload import (
+    DEFAULT_WORKSPACE_BYTES,
+    PRECISIONS,
+    TRAITS,
+    DeviceType,
+    OptimizerName,
+    Shape,
+    Workload,
+    build_workload,
+)
+from memplan.workload.rules import available
+from tkbc.data.dataset import Ids, at_one_time, index_of
+from tkbc.measure.meter import make_meter, start_clean
+from tkbc.ranking.evaluation import evaluate
+from tkbc.runs.checkpoint import write_tensors
+from tkbc.step.finite import check_step
+from tkbc.step.trainer import Trainer
+
+MOST_CHUNKS = 60
+"""A walk over thousands of chunks measures nothing new and takes seconds."""
+
+
+class Verified(NamedTuple):
+    """A workload with what was predicted and what was measured."""
+
+    workload: Workload
+    check: MemoryCheck
+
+
+def random_facts(shape: Shape, n: int, seed: int = 0) -> Ids:
+    """Return n random facts of a graph of that shape: (n, 4), or (n, 5) where they hold over intervals."""
+    generator = np.random.default_rng(seed)
+    bounds = [shape.n_entities, shape.n_relations, shape.n_entities] + [shape.n_timestamps] * (1 + shape.intervals)
+    facts = np.stack([generator.integers(bound, size=n) for bound in bounds], axis=1).astype(np.int32)
+    facts[:, 3:].sort(axis=1)
+    return facts
+
+
+def measure(workload: Workload) -> dict[str, Bytes]:
+    """Set up, take the steps that a ledger tells and rank one batch of queries, on random facts.
+
+    Returns each phase's measured peak.
+    """
+    facts = random_facts(workload, workload.n_facts)
+    start_clean(workload.device)
+    meter = make_meter(workload.device)
+    with meter.recording():
+        trainer = Trainer(workload, facts, learning_rate=0.1, phase=meter.phase)
+        order = trainer.shuffled(0)
+        steps = told_steps(workload)
+        for batch in torch.split(order[: sum(steps)], steps):
+            trainer.step(batch, checking=lambda: check_step(trainer, "verification", "seen here"))
+        del batch
+    del order
+    index = index_of(facts, workload.n_relations)
+    queried = np.resize(at_one_time(facts), (workload.eval_batch_size // 2 + 1, 4))
+    with meter.recording(trainer.persistent_tensors()):
+        around = meter.phase("evaluation")
+        evaluate(trainer.model, trainer.score, queried, index, workload, around_first_batch=around)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        meter.recording(trainer.persistent_tensors()),
+        meter.phase("checkpoint"),
+    ):
+        write_tensors(Path(folder), trainer)
+    return meter.peaks
+
+
+def verify(workload: Workload) -> Verified:
+    """Return the check of one workload."""
+    predicted = estimate(workload)
+    check = MemoryCheck.compare(workload.device, predicted.phases, predicted.peak, measure(workload))
+    return Verified(workload, check)
+
+
+def random_workloads(
+    count: int, seed: int, device: DeviceType = "cpu", workspace_bytes: int = DEFAULT_WORKSPACE_BYTES
+) -> Iterator[Workload]:
+    """Yield ``count`` small workloads: odd sizes, ragged chunks and micro-batches, regularizers on and off.
+
+    The same seed gives the same workloads. ``workspace_bytes``: of cuBLAS on the device.
+    """
+    draw = random.Random(seed)
+    for _ in range(count):
+        shape = Shape(
+            n_entities=draw.choice([2, 5, 97, 719, 720, 721, 1441, 3000]),
+            n_relations=draw.choice([1, 4]),
+            n_timestamps=draw.choice([1, 2, 3, 30, 130]),
+            n_facts=draw.choice([1, 9, 300]),
+        )
+        model, traits = draw.choice(list(TRAITS.items()))
+        score = draw.choice(traits.scores)
+        if draw.random() < 0.4 and (traits.is_complex or not traits.is_temporal or score != "dot"):
+            shape = shape.model_copy(update={"intervals": True})
+        scoring = draw.choice(available(score, device))
+        batch = draw.randint(1, 2 * shape.n_facts)
+        fewest = max(2, shape.n_entities // MOST_CHUNKS)
+        chunk, eval_chunk = (draw.randint(fewest, shape.n_entities) for _ in range(2))
+        if scoring == "materialized":
+            chunk = eval_chunk = shape.n_entities
+        yield build_workload(
+            shape,
+            model=model,
+            rank=draw.choice([1, 2, 7, 40]),
+            score=score,
+            scoring=scoring,
+            optimizer=draw.choice(get_args(OptimizerName)),
+            precision=draw.choice(PRECISIONS),
+            batch_size=batch,
+            micro_batch_size=draw.randint(1, batch),
+            chunk_size=chunk,
+            eval_batch_size=draw.randint(1, 2 * shape.n_facts),
+            eval_chunk_size=eval_chunk,
+            emb_reg=draw.choice([0, 0.1]),
+            time_reg=draw.choice([0, 0.1]) if traits.is_temporal else 0,
+            no_time_emb=draw.random() < 0.3,
+            n3_parts=not traits.is_complex and draw.random() < 0.5,
+            unit_norm=not traits.is_complex and draw.random() < 0.7,
+            device=device,
+            workspace_bytes=workspace_bytes,
+            threads=draw.choice([1, 2, 3]),
+        )
