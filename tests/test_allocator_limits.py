@@ -100,6 +100,16 @@ def test_an_oversize_block_serves_what_wastes_under_20_mib(more: int, is_reused:
     assert allocator.allocated_bytes == (100 * MIB if is_reused else 100 * MIB - more)
 
 
+@pytest.mark.parametrize(("asked", "allocated"), [(64 * MIB, 80 * MIB), (64 * MIB - ROUNDING, 64 * MIB)])
+def test_a_request_of_the_split_size_is_given_a_whole_block(asked: int, allocated: int) -> None:
+    """Of 80 cached MiB; what is smaller is given a segment of its own."""
+    allocator = allocator_of("max_split_size_mb:64")
+    allocator.free(allocator.allocate(80 * MIB))
+    allocator.allocate(asked)
+    assert allocator.allocated_bytes == allocated
+    assert allocator.reserved_bytes == (80 if allocated == 80 * MIB else 144) * MIB
+
+
 @pytest.mark.parametrize(("capacity", "fits"), [(20 * MIB - 1, False), (20 * MIB, True)])
 def test_the_last_byte_of_the_device_can_be_reserved(capacity: int, fits: bool) -> None:
     allocator = allocator_of(capacity_bytes=capacity)

@@ -340,6 +340,7 @@ def test_a_run_s_folder_gives_its_estimate_and_what_was_measured(tmp_path: Path)
     fails(1, r"plan\.json: no such file", "estimate", "--run", str(tmp_path / "absent"))
 
 
+@pytest.mark.slow
 def test_plans_use_what_calibrate_has_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     before = read_json("plan", "--device", "cpu")["seconds_per_epoch"]
@@ -356,6 +357,7 @@ def test_plans_use_what_calibrate_has_measured(tmp_path: Path, monkeypatch: pyte
     fails(1, r"calibration\.json: devices\.0\.device: missing; delete it", "plan", "--device", "cpu")
 
 
+@pytest.mark.slow
 def test_verify_finds_every_byte_and_fails_above_its_tolerance(monkeypatch: pytest.MonkeyPatch) -> None:
     found = read_json("verify", "--count", "6")
     assert len(found["rows"]) == 6

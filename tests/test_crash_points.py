@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.skipif(not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="no C compiler for the recorder")
+@pytest.mark.slow
 def test_what_was_written_before_a_crash_is_there_and_it_goes_on_from_every_state_of_the_disk() -> None:
     command = [sys.executable, "-m", "tests.crash.points", "--every", "6", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)

@@ -316,6 +316,7 @@ def test_the_command_fetches_offline_it_says_so(
     assert len(mirrors[0].requests) == n_requests, "it is here already"
 
 
+@pytest.mark.slow
 def test_the_catalog_s_files_are_known_by_sum_or_count(real_data: Path) -> None:
     for name, entry in DATASETS.items():
         files = remote_files(entry)

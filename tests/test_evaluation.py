@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -70,6 +74,25 @@ def test_metrics_equal_the_naive_reference_ties_included(
     )
     for one, other in zip(found, expected, strict=True):
         assert one == pytest.approx(other)
+
+
+def test_progress_is_told_after_every_batch_and_the_first_alone_is_looked_at() -> None:
+    """25 facts in batches of 7: a batch asks for tails and heads, half of its queries each."""
+    graph = random_graph(SHAPE, n_test=25)
+    workload = build_workload(SHAPE, model="TNTComplEx", rank=2, eval_batch_size=7)
+    told: list[Any] = []
+
+    @contextmanager
+    def watched() -> Iterator[None]:
+        told.append("begin")
+        yield
+        told.append("end")
+
+    score = make_score(workload.score, workload.scoring, "cpu", 1)
+    model = MODELS["TNTComplEx"](workload)
+    evaluate(model, score, graph.test, graph.filter_index, workload, lambda *done: told.append(done), watched())
+    batches = [(done, 50) for done in (*range(7, 50, 7), 50)]
+    assert told == ["begin", "end", *batches]
 
 
 @pytest.mark.parametrize("piece", [1, 3, 7])

@@ -188,6 +188,7 @@ CASES: list[tuple[Callable[[Path, random.Random], list[str]], int]] = [
 
 
 @pytest.mark.parametrize(("case", "count"), CASES, ids=lambda value: getattr(value, "__name__", str(value)))
+@pytest.mark.slow
 def test_every_malformed_input_is_refused_and_changes_nothing(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -183,6 +183,7 @@ def test_the_samples_hold_as_many_facts_as_published(real_data: Path, tmp_path: 
     assert len(graph.entities) <= entry.shape.n_entities
 
 
+@pytest.mark.slow
 def test_the_learner_trains_on_yago15k_with_no_time_emb(real_data: Path, tmp_path: Path) -> None:
     sample(real_data, "yago15k-sample", tmp_path / "data" / "yago15k")
     for split in SPLITS:  # a twentieth of it: training is not what is tried here
@@ -199,6 +200,7 @@ def test_the_learner_trains_on_yago15k_with_no_time_emb(real_data: Path, tmp_pat
     assert not workload["intervals"]
 
 
+@pytest.mark.slow
 def test_a_run_on_intervals_from_the_command_line(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     lines = []

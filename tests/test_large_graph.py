@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 CODE = """
 import resource
 from memplan import Shape, plan
@@ -21,6 +23,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, found.peak.requ
 """
 
 
+@pytest.mark.slow
 def test_a_step_with_a_million_entities_takes_less_than_3_gib_in_all() -> None:
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -6,6 +6,7 @@ from memplan.memory.ledger import Ledger
 def test_peak_phases_and_survivors_of_a_hand_worked_run() -> None:
     ledger = Ledger()
     with ledger.phase("setup"):
+        ledger.passing("draft", 10)  # 40 B, gone before the peak
         ledger.new("table", 10, 5)  # 200 B
     with ledger.phase("step"):
         first = ledger.new("first", 25)  # 100 B: 300 live

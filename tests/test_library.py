@@ -67,6 +67,7 @@ def test_every_option_of_the_commands_is_a_setting_of_the_library() -> None:
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+@pytest.mark.slow
 def test_every_example_runs(path: Path, tmp_path: Path) -> None:
     if path.stem.startswith("pykeen"):
         pytest.importorskip("pykeen")

@@ -32,6 +32,7 @@ def settings_of(model: ModelName) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("scoring", "chunk"), [("materialized", None), ("chunked", 400), ("fused", None), ("fused", 400)]
 )
+@pytest.mark.slow
 def test_every_model_score_and_scoring(model: ModelName, score: Score, scoring: Scoring, chunk: int | None) -> None:
     """With a ragged chunk, a ragged micro-batch, and each optimizer and precision in turn."""
     for optimizer, precision, parts in (("adagrad", "fp32", 1), ("adam", "bf16", 5), ("sgd", "fp16", 5)):
@@ -44,8 +45,8 @@ def test_every_model_score_and_scoring(model: ModelName, score: Score, scoring: 
                 scoring=scoring,
                 optimizer=optimizer,
                 precision=precision,
-                batch_size=203,
-                micro_batch_size=-(-203 // parts),
+                batch_size=67,
+                micro_batch_size=-(-67 // parts),
                 chunk_size=chunk,
                 eval_chunk_size=chunk,
                 threads=2,
@@ -58,8 +59,9 @@ def test_every_model_score_and_scoring(model: ModelName, score: Score, scoring: 
 @pytest.mark.parametrize("optimizer", ["adagrad", "adam", "sgd"])
 @pytest.mark.parametrize(
     ("scoring", "batch", "chunk", "parts"),
-    [("fused", 1000, None, 1), ("fused", 1000, None, 5), ("chunked", 250, 1000, 1), ("materialized", 40, None, 1)],
+    [("fused", 1000, None, 1), ("fused", 1000, None, 5), ("chunked", 50, 1000, 1), ("materialized", 40, None, 1)],
 )
+@pytest.mark.slow
 def test_the_shape_of_icews14(
     model: ModelName, scoring: Scoring, batch: int, chunk: int | None, parts: int, optimizer: str
 ) -> None:

@@ -130,6 +130,7 @@ def limited(folder: Path, settings: dict[str, int], room: int) -> subprocess.Com
     ],
     ids=["training", "ranking"],
 )
+@pytest.mark.slow
 def test_a_run_whose_memory_really_runs_out_goes_on_with_less(
     tmp_path: Path, settings: dict[str, int], during: str, shrunk: tuple[str, str]
 ) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, get_args
 
@@ -55,6 +56,7 @@ shapes = st.builds(
     rank=st.integers(1, 128),
     data=st.data(),
 )
+@pytest.mark.slow
 def test_a_plan_fits_keeps_what_was_fixed_and_gains_from_more_budget(
     shape: Shape,
     target_of: Callable[[int], Target],
@@ -139,6 +141,34 @@ def test_no_more_queries_are_planned_than_the_split_holds() -> None:
     assert queries(5000, eval_batch_size=3000)[0] == 3000
     assert queries(5000)[0] == queries(None)[0] == 1024
     assert queries(None, eval_batch_size=3000)[0] == 3000
+
+
+@pytest.mark.parametrize("rank", [1, 2, 77, 256])
+def test_a_time_limit_that_a_rank_meets_to_the_last_bit_is_met(rank: int) -> None:
+    """And one that is a bit less is not."""
+    target = cpu(1024 * MIB)
+    asked: dict[str, Any] = {"model": "TNTPairRE", "batch_size": 1000, "threads": 2}
+    seconds = plan(ICEWS14, target, rank=rank, **asked).seconds_per_epoch
+    assert plan_largest_rank(ICEWS14, target, seconds, **asked).rank == rank
+    below = math.nextafter(seconds, 0)
+    if rank > 1:
+        assert plan_largest_rank(ICEWS14, target, below, **asked).rank == rank - 1
+    else:
+        with pytest.raises(UsageError, match="even at rank 1"):
+            plan_largest_rank(ICEWS14, target, below, **asked)
+
+
+@pytest.mark.parametrize("rank", [1, 37, 99])
+def test_a_budget_that_a_rank_takes_to_the_last_byte_gives_that_rank(rank: int) -> None:
+    """Where the rank is lowered, from the next one and from far above, and where the largest is searched for."""
+    asked: dict[str, Any] = {"model": "TNTPairRE", "batch_size": 1000, "threads": 2}
+    exact = plan(ICEWS14, cpu(1024 * MIB), rank=rank, **asked).smallest_budget_bytes
+    for higher in (rank + 1, 100):
+        found = plan(ICEWS14, cpu(exact), rank=higher, allow_rank_reduction=True, **asked)
+        assert (found.rank, found.rank_lowered_from) == (rank, higher)
+    assert plan_largest_rank(ICEWS14, cpu(exact), 1e9, **asked).rank == rank
+    if rank > 1:
+        assert plan_largest_rank(ICEWS14, cpu(exact - 1), 1e9, **asked).rank == rank - 1
 
 
 def test_too_small_a_budget_names_the_smallest_and_the_obstacle() -> None:

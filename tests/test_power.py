@@ -56,6 +56,7 @@ def test_the_disk_forgets_what_was_not_synced(disk: ForgetfulDisk, tmp_path: Pat
     assert {path.name: path.read_text() for path in left.iterdir()} == {"a": "one", "b": ""}
 
 
+@pytest.mark.slow
 def test_after_every_step_its_checkpoint_survives_and_the_run_ends_the_same(
     disk: ForgetfulDisk, tmp_path: Path
 ) -> None:

@@ -193,6 +193,7 @@ def test_only_the_last_and_the_best_checkpoints_are_kept(tmp_path: Path) -> None
     names = checkpoints.names()
     assert KEPT <= len(names) <= 2 * KEPT
     assert state.best.checkpoint in names
+    assert (state.examples_done, state.seconds) == (0, 0.0), "an epoch that has not begun has taken no time"
     assert not list(checkpoints.folder.glob("*.unfinished"))
 
 
@@ -287,6 +288,7 @@ def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
     assert re.search(r"run +interrupted", invoke("runs", str(tmp_path)).stdout)
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_it_ends_the_same() -> None:
     """Two kills; benchmarks/kill_and_resume.py does thirty."""
     command = [sys.executable, str(ROOT / "benchmarks" / "kill_and_resume.py"), "--kills", "2", "--epochs", "2"]

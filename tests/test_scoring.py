@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from functools import cache
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -60,6 +61,13 @@ def expected(
     return scores.detach(), tuple(grad_query), grad_entities
 
 
+@cache
+def drawn_and_expected(score: Score, b: int, c: int, width: int) -> tuple[Any, ...]:
+    """The inputs and the truth of one shape, which many implementations are held against; nobody changes them."""
+    inputs = draw_inputs(score, b, c, width, seed=b * c + width)
+    return inputs, expected(score, *inputs)
+
+
 def relative_error(found: Tensor, truth: Tensor) -> float:
     return float((found.double() - truth).norm() / truth.norm().clamp_min(1e-12))
 
@@ -91,11 +99,9 @@ def assert_l1_close(
 def test_scores_and_gradients_equal_the_float64_reference(
     score: Score, scoring: Scoring, threads: int, shape: tuple[int, int, int]
 ) -> None:
-    b, c, width = shape
-    query, entities, grad_scores = draw_inputs(score, b, c, width, seed=b * c + width)
+    (query, entities, grad_scores), (true_scores, true_query, true_entities) = drawn_and_expected(score, *shape)
     implementation = make_score(score, scoring, "cpu", threads)
     scores, grad_query, grad_entities = run(implementation, query, entities, grad_scores)
-    true_scores, true_query, true_entities = expected(score, query, entities, grad_scores)
     assert relative_error(scores, true_scores) < 2e-6
     for found, truth in zip(grad_query, true_query, strict=True):
         assert relative_error(found, truth) < 2e-6

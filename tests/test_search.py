@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+<<<<<<< 62f1f8e86e0af0b523b06e9df01dde0e9c4c87cf
 from collections.abc import Callable
+=======
+import itertools
+>>>>>>> 6a3aef1b392c72260b05f78b9d353e0d4846948c
 from itertools import pairwise
 from typing import Any
 
@@ -10,9 +14,18 @@ import pytest
 
 from memplan.device.rates import cpu_rates
 from memplan.device.target import Target
+<<<<<<< 62f1f8e86e0af0b523b06e9df01dde0e9c4c87cf
 from memplan.search.planner import LARGEST_EVALUATION, Search, plan
 from memplan.search.side import Layout, Side, chunk_choices, halvings
 from memplan.workload import Shape
+=======
+from memplan.memory.estimate import estimate
+from memplan.plan import Alternative
+from memplan.search.cost import evaluation_seconds, seconds_per_epoch
+from memplan.search.planner import LARGEST_EVALUATION, SMALLEST_CHUNK, Layout, Search, halvings, plan
+from memplan.search.replan import Part, replan
+from memplan.workload import Shape, Workload
+>>>>>>> 6a3aef1b392c72260b05f78b9d353e0d4846948c
 
 SHAPE = Shape(n_entities=1000, n_relations=3, n_timestamps=6, n_facts=600)
 BUDGET = 2**30
@@ -75,6 +88,53 @@ def test_no_more_than_the_largest_useful_number_of_queries_is_looked_at() -> Non
     assert Search(few, target, None, {"model": "TNTPairRE"}).training.chunks == [128]
     more = few.model_copy(update={"n_entities": 129})
     assert Search(more, target, None, {"model": "TNTPairRE"}).training.chunks == [129, 128]
+
+
+@pytest.mark.parametrize("part", ["training", "evaluation"])
+@pytest.mark.parametrize("budget_share", [1.0, 0.6])
+def test_a_smaller_plan_is_the_fastest_of_all_that_take_less(part: Part, budget_share: float) -> None:
+    """Every halving of both sizes is looked at here; what a part takes is the peak of its own phases."""
+    target = Target("cpu", "CPU", BUDGET, "test", cpu_rates(2), 0)
+    made = plan(SHAPE, target, model="TNTPairRE", rank=16, batch_size=500, n_queries=900, emb_reg=0.1)
+    is_training = part == "training"
+    names = ("micro_batch_size", "chunk_size") if is_training else ("eval_batch_size", "eval_chunk_size")
+
+    def peak(workload: Workload) -> int:
+        phases = {phase.name: phase.peak_bytes for phase in estimate(workload).phases}
+        return max(n for name, n in phases.items() if (name == "evaluation") != is_training or name == "setup")
+
+    def seconds(workload: Workload) -> float:
+        return (seconds_per_epoch if is_training else evaluation_seconds)(workload, target.rates)
+
+    budget = round(budget_share * peak(made.workload))
+    limit = min(budget, peak(made.workload) - 1)
+    sizes = itertools.product(
+        halvings(getattr(made.workload, names[0])), halvings(getattr(made.workload, names[1]), SMALLEST_CHUNK)
+    )
+    smaller = [made.workload.model_copy(update=dict(zip(names, pair, strict=True))) for pair in sizes]
+    fastest = min(seconds(workload) for workload in smaller if peak(workload) <= limit)
+    found = replan(made, target._replace(budget_bytes=budget), part).workload
+    assert found in smaller
+    assert peak(found) <= limit
+    assert seconds(found) == fastest
+
+
+def layout_of(alternative: Alternative) -> tuple[int, int, str]:
+    return alternative.micro_batch_size, alternative.chunk_size, alternative.scoring
+
+
+def test_an_alternative_that_takes_the_budget_to_the_last_byte_fits() -> None:
+    target = Target("cpu", "CPU", BUDGET, "test", cpu_rates(2), 0)
+    asked: dict[str, Any] = {"model": "TNTPairRE", "rank": 4, "batch_size": 500, "n_queries": 900}
+    ample = plan(SHAPE, target, **asked)
+    larger = [other for other in ample.alternatives if other.device_bytes > ample.peak.device_bytes]
+    assert larger
+    for other in larger:
+        for budget, end in ((other.device_bytes, "; fits"), (other.device_bytes - 1, "and 1 B over the budget")):
+            again = plan(SHAPE, target._replace(budget_bytes=budget), **asked)
+            assert again.workload == ample.workload
+            (same,) = [one for one in again.alternatives if layout_of(one) == layout_of(other)]
+            assert same.reason.endswith(end)
 
 
 def test_one_byte_less_than_a_plan_takes_gives_another() -> None:

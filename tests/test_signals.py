@@ -18,7 +18,8 @@ from memplan.app.views.progress import stop_on_signal
 from memplan.app.views.terminal import make_console
 from tests.test_training import newest_checkpoint
 
-TRAIN = [sys.executable, "-m", "memplan.app.cli", "train", "--auto-fit-gpu", "--device", "cpu", "--max-epochs", "500"]
+TRAIN = [sys.executable, "-m", "memplan.app.cli", "train", "--auto-fit-gpu", "--device", "cpu", "--rank", "8"]
+TRAIN += ["--max-epochs", "5000"]
 
 LONGEST_SECONDS = 600
 """Where a process hangs the test ends after this; no run comes near it, however slow the machine."""
@@ -51,6 +52,7 @@ def wait_for_run(folder: Path, process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.slow
 def test_a_signal_ends_the_command_with_a_checkpoint(tmp_path: Path, number: int) -> None:
     process = subprocess.Popen(
         [*TRAIN, "--run-dir", str(tmp_path / "run")],
@@ -76,6 +78,7 @@ def take_the_terminal() -> None:
     os.close(os.open(os.ttyname(1), os.O_RDWR))
 
 
+@pytest.mark.slow
 def test_a_lost_terminal_ends_the_command_with_a_checkpoint(tmp_path: Path) -> None:
     """As a lost ssh does: SIGHUP comes, and what is printed after it goes nowhere, with an error."""
     mine, its = pty.openpty()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -46,6 +47,12 @@ def parameters_after(workload: Workload, n_steps: int = 3) -> dict[str, torch.Te
     return {name: table.detach().clone() for name, table in trainer.model.named_parameters()}
 
 
+@cache
+def after_three_full_steps(model: ModelName, optimizer: str) -> dict[str, torch.Tensor]:
+    """What every way to take the same steps has to lead to."""
+    return parameters_after(make_workload(model, optimizer=optimizer, batch_size=24))
+
+
 def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
     # Adagrad and Adam divide a gradient by its own size, so where a gradient is nearly 0 its rounding decides the
     # update: compare with a tolerance of the update's size for few entries, tightly for all others.
@@ -63,7 +70,7 @@ def test_micro_batches_and_scoring_change_nothing(
     model: ModelName, optimizer: str, scoring: Scoring, micro_batch: int
 ) -> None:
     """60 examples in batches of 24: the third step's batch holds 12, so its weight is its own size."""
-    full = parameters_after(make_workload(model, optimizer=optimizer, batch_size=24))
+    full = after_three_full_steps(model, optimizer)
     part = parameters_after(
         make_workload(model, optimizer=optimizer, batch_size=24, micro_batch_size=micro_batch, scoring=scoring)
     )
@@ -136,6 +143,23 @@ def test_the_step_s_gradient_by_float64_finite_differences(
             below = objective()
             parameter.add_(direction, alpha=step)
         assert (above - below) / (2 * step) == pytest.approx(float((written * direction).sum()), rel=1e-5, abs=1e-7)
+
+
+def test_another_scoring_is_taken_up_and_the_same_is_kept() -> None:
+    """A score that is kept need not be compiled again; a workload of another scoring would else take other memory."""
+    fused, chunked = (make_workload("TNTPairRE", batch_size=24, scoring=scoring) for scoring in ("fused", "chunked"))
+    trainer, plain = make_trainer(fused), make_trainer(chunked)
+    before = trainer.score
+    trainer.adopt(fused.model_copy(update={"micro_batch_size": 3}))
+    assert trainer.score is before
+    assert trainer.workload.micro_batch_size == trainer.model.workload.micro_batch_size == 3
+    assert type(before) is not type(plain.score)
+    trainer.adopt(chunked)
+    assert type(trainer.score) is type(plain.score)
+    for one in (trainer, plain):
+        one.step(one.shuffled(0)[:24])
+    for mine, other in zip(trainer.model.parameters(), plain.model.parameters(), strict=True):
+        assert torch.equal(mine, other)
 
 
 def test_the_order_of_an_epoch_depends_on_seed_and_epoch_alone() -> None:

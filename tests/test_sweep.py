@@ -164,6 +164,7 @@ def test_a_space_without_an_end_has_no_list() -> None:
     assert len(list(combinations(parse_space(["rank=1..1000", "batch_size=1..1000"]), 50))) == 50
 
 
+@pytest.mark.slow
 def test_a_sweep_trains_plans_and_says_how_to_train_the_best(folder: Path, tmp_path: Path) -> None:
     sweep_dir = tmp_path / "sweep"
     found = read_json(*arguments(folder, sweep_dir, "--trials", "3", "--seed", "1"))
@@ -252,6 +253,7 @@ def test_what_fits_no_memory_is_never_begun(folder: Path, tmp_path: Path) -> Non
         assert not (tmp_path / "sweep" / "trials" / f"{trial['trial']:04}").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on_with_the_trial_under_way(folder: Path, tmp_path: Path) -> None:
     whole = read_json(*arguments(folder, tmp_path / "whole", "--trials", "2"))
     killed = tmp_path / "killed"
