@@ -30,43 +30,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-<<<<<<< 62f1f8e86e0af0b523b06e9df01dde0e9c4c87cf
-ROOT = Path(__file__).resolve().parents[1]
-LONGEST_SECONDS = 900
-"""A mutant whose tests take longer hangs: it is noticed."""
-_MEMORY = ("test_ledger", "test_memory_prediction", "test_operators")
-_RUNS = ("test_disk", "test_power", "test_failed_runs", "test_resume", "test_watching")
-ROOMS: dict[str, tuple[str, ...]] = {
-    "memplan/memory/ledger.py": _MEMORY,
-    "memplan/memory/cuda/*.py": ("test_allocator_limits", "test_allocator_rules", "test_allocator"),
-    "memplan/prediction/estimate.py": ("test_ledger", "test_allocator", "test_planner", "test_memory_prediction"),
-    "memplan/search/planner.py": ("test_search", "test_planner"),
-    "memplan/search/replan.py": ("test_recovery", "test_search"),
-    "memplan/search/cost.py": ("test_cost", "test_search", "test_planner"),
-    "memplan/memory/ghost.py": ("test_ghost", *_MEMORY),
-    "memplan/ghosts.py": ("test_ghost", *_MEMORY),
-    "tkbc/rehearsal.py": ("test_ghost", *_MEMORY, "test_allocator"),
-    "tkbc/ranking/rivals.py": ("test_evaluation", "test_intervals", "test_memory_prediction"),
-    "tkbc/step/stepper.py": ("test_step", "test_recovery", "test_interval_training", "test_memory_prediction"),
-    "tkbc/step/trainer.py": ("test_step", "test_recovery", "test_interval_training", "test_memory_prediction"),
-    "tkbc/step/loss.py": ("test_loss", "test_step", "test_memory_prediction"),
-    "tkbc/models/regularizers.py": ("test_step", "test_models", "test_memory_prediction"),
-    "tkbc/step/optimizers.py": ("test_recovery", "test_step", "test_memory_prediction"),
-    "tkbc/ranking/evaluation.py": ("test_evaluation", "test_intervals", "test_memory_prediction"),
-    "tkbc/use/evaluate.py": ("test_using", "test_watching"),
-    "tkbc/runs/loop.py": (*_RUNS, "test_training", "test_recovery"),
-    "tkbc/runs/folder.py": (*_RUNS, "test_training"),
-    "tkbc/runs/state.py": ("test_resume", "test_disk", "test_watching"),
-    "tkbc/runs/checkpoint.py": _RUNS,
-    "tkbc/runs/checkpoint_folders.py": _RUNS,
-    "memplan/files.py": ("test_power", "test_disk"),
-    "tkbc/runs/recovery.py": ("test_recovery", "test_out_of_memory"),
-}
-"""Which test files, the quickest to notice first, answer for a module."""
-=======
 # A process that has started threads is not to be forked, and small tensors only wait for each other's.
 os.environ.update(OMP_NUM_THREADS="1", KINETO_LOG_LEVEL="99", TRITON_INTERPRET="1")
->>>>>>> 6a3aef1b392c72260b05f78b9d353e0d4846948c
 
 from mutation.changes import ROOT, Mutant, mutants_of
 from mutation.rooms import modules

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+from memplan.memory.estimate import replayed_peak
 
 from memplan.memory.cuda import Block, CachingAllocator, OutOfDeviceMemory, replay
-from memplan.memory.estimate import replayed_peak
 from memplan.memory.ledger import Ledger
 from memplan.workload.alloc_conf import AllocatorSettings
 

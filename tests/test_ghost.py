@@ -10,8 +10,8 @@ import pytest
 import torch as pytorch
 from torch import Tensor
 
-from memplan.ghosts import Ghosts
 from memplan.memory.ghost import UNNAMED, Ghost, named
+from memplan.memory.ghosts import Ghosts
 from memplan.memory.ledger import DType
 from memplan.prediction.rehearsal import run
 from memplan.workload import Workload

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from memplan.memory.estimate import estimate
+
 from memplan.workload import Workload
 
 RECORDED = json.loads((Path(__file__).parent / "support" / "recorded_steps.json").read_text(encoding="utf-8"))

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-<<<<<<< 62f1f8e86e0af0b523b06e9df01dde0e9c4c87cf
-from collections.abc import Callable
-=======
 import itertools
->>>>>>> 6a3aef1b392c72260b05f78b9d353e0d4846948c
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -14,18 +11,13 @@ import pytest
 
 from memplan.device.rates import cpu_rates
 from memplan.device.target import Target
-<<<<<<< 62f1f8e86e0af0b523b06e9df01dde0e9c4c87cf
-from memplan.search.planner import LARGEST_EVALUATION, Search, plan
-from memplan.search.side import Layout, Side, chunk_choices, halvings
-from memplan.workload import Shape
-=======
-from memplan.memory.estimate import estimate
 from memplan.plan import Alternative
+from memplan.prediction.estimate import estimate
 from memplan.search.cost import evaluation_seconds, seconds_per_epoch
-from memplan.search.planner import LARGEST_EVALUATION, SMALLEST_CHUNK, Layout, Search, halvings, plan
+from memplan.search.planner import LARGEST_EVALUATION, Search, plan
 from memplan.search.replan import Part, replan
+from memplan.search.side import SMALLEST_CHUNK, Layout, Side, chunk_choices, halvings
 from memplan.workload import Shape, Workload
->>>>>>> 6a3aef1b392c72260b05f78b9d353e0d4846948c
 
 SHAPE = Shape(n_entities=1000, n_relations=3, n_timestamps=6, n_facts=600)
 BUDGET = 2**30

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from memplan.ghosts import Ghosts
 from memplan.memory.ghost import named
+from memplan.memory.ghosts import Ghosts
 from memplan.memory.ledger import Event, Ledger
 from memplan.workload import Workload
 from tkbc.ranking.rivals import Excluded, rivals

@@ -16,11 +16,15 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "test_allocator_addresses",
         "test_allocator",
     ),
-    "memplan/memory/estimate.py": ("test_allocator_addresses", "test_allocator", "test_planner", *_MEMORY),
+    "memplan/memory/ghost*.py": ("test_ghost", *_MEMORY),
+    "memplan/prediction/*.py": ("test_allocator_addresses", "test_allocator", "test_planner", *_MEMORY),
     "memplan/search/planner.py": ("test_search", "test_planner"),
     "memplan/search/replan.py": ("test_recovery", "test_out_of_memory", "test_search"),
     "memplan/search/cost.py": ("test_cost", "test_search", "test_planner"),
-    "memplan/memory/programs/*.py": _MEMORY,
+    "memplan/search/side.py": ("test_search", "test_planner"),
+    "tkbc/rehearsal.py": ("test_ghost", *_MEMORY, "test_allocator"),
+    "tkbc/ranking/rivals.py": ("test_evaluation", "test_intervals", "test_watching", "test_memory_prediction"),
+    "tkbc/step/stepper.py": ("test_step", "test_recovery", "test_interval_training", "test_memory_prediction"),
     "tkbc/step/trainer.py": ("test_step", "test_recovery", "test_interval_training", "test_memory_prediction"),
     "tkbc/step/loss.py": ("test_loss", "test_step", "test_memory_prediction"),
     "tkbc/models/regularizers.py": ("test_step", "test_models", "test_memory_prediction"),
@@ -45,4 +49,5 @@ def modules() -> list[str]:
 def tests_for(module: str) -> list[str]:
     """Return the test files that answer for a module."""
     named = next(tests for pattern, tests in ROOMS.items() if Path(module).match(pattern))
-    return [file for name in named if (ROOT / (file := f"tests/{name}.py")).is_file()]
+    found = {path.stem: str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py")}
+    return [found[name] for name in named if name in found]

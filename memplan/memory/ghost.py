@@ -18,7 +18,7 @@ from memplan.memory.ledger import ITEM_BYTES, Allocation, DType, Kind
 from memplan.memory.operators import inside, passes
 
 if TYPE_CHECKING:
-    from memplan.ghosts import Ghosts
+    from memplan.memory.ghosts import Ghosts
 
 Shape = tuple[int, ...]
 T = TypeVar("T")
