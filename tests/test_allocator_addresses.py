@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from memplan.memory.estimate import replayed_peak
+from memplan.prediction.estimate import replayed_peak
 
 from memplan.memory.cuda import Block, CachingAllocator, OutOfDeviceMemory, replay
 from memplan.memory.ledger import Ledger

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from memplan.memory.estimate import estimate
+from memplan.prediction.estimate import estimate
 
 from memplan.workload import Workload
 
