@@ -22,7 +22,7 @@ from memplan.catalog.recipes import find_recipe
 from memplan.workload import TRAITS, build_workload
 from memplan.workload.models import recipes_of
 from tests.conftest import REAL_DATA
-from tests.test_training import GUIDE, guide_commands
+from tests.support.training import GUIDE, guide_commands
 from tkbc import learner
 from tkbc.models import MODELS
 

@@ -1,8 +1,8 @@
 """What PyTorch's operators take for themselves while they run, besides inputs and results: one table, by device.
 
-A row is a fact about PyTorch, measured: on the CPU by ``torch.profiler``'s memory events (tests/test_operators.py), on
-CUDA by the caching allocator's statistics under PyTorch's CUDA build on the stand-in device
-(tests/cuda_standin/test_real_operators.py). What is no row takes nothing inside; the same tests look at other operators
+A row is a fact about PyTorch, measured: on the CPU by ``torch.profiler``'s memory events
+(tests/memplan/memory/test_operators.py), on CUDA by the caching allocator's statistics under PyTorch's CUDA build on the
+stand-in device (tests/cuda_standin/test_real_operators.py). What is no row takes nothing inside; the same tests look at other operators
 of a training step for that.
 
 Sums deserve a word. A CUDA sum of more than 131,072 numbers into one, or over a dimension that is not the last, takes

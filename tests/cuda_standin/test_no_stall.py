@@ -17,7 +17,7 @@ from memplan.workload import PRECISIONS, TRAITS, Precision, Scoring, Shape, Work
 from memplan.workload.rules import available
 from tests.conftest import random_graph
 from tests.cuda_standin import device
-from tests.test_models import SCORED
+from tests.support.models_cases import SCORED
 from tkbc.data.dataset import index_of
 from tkbc.ranking import evaluation
 from tkbc.ranking.evaluation import evaluate
