@@ -1,9 +1,9 @@
 """What PyTorch's operators take for themselves while they run, besides inputs and results: one table, by device.
 
 A row is a fact about PyTorch, measured: on the CPU by ``torch.profiler``'s memory events
-(tests/memplan/memory/test_operators.py), on CUDA by the caching allocator's statistics under PyTorch's CUDA build on the
-stand-in device (tests/cuda_standin/test_real_operators.py). What is no row takes nothing inside; the same tests look at other operators
-of a training step for that.
+(tests/memplan/memory/test_operators.py), on CUDA by the caching allocator's statistics under PyTorch's CUDA build on
+the stand-in device (tests/cuda_standin/test_real_operators.py). What is no row takes nothing inside; the same tests
+look at other operators of a training step for that.
 
 Sums deserve a word. A CUDA sum of more than 131,072 numbers into one, or over a dimension that is not the last, takes
 scratch by shape and number of multiprocessors (30 to 360 MB at ICEWS14's shapes). So the step sums squares by a dot
