@@ -94,6 +94,8 @@ class Ghost:
         return Ghost(self.library, self.allocation, shape, self.dtype, self if self.base is None else self.base)
 
     def __getitem__(self, index: Any) -> Ghost:
+        if type(index) is slice:
+            return self._view((len(range(*index.indices(self.shape[0]))), *self.shape[1:]))
         at = 0
         shape = []
         for part in index if type(index) is tuple else (index,):
@@ -285,32 +287,17 @@ class Ghost:
 
     sub_ = div_ = mul_
 
-    def _in_place(self) -> Ghost:
-        """Overwrite each element with a function of itself."""
+    def _in_place(self, *_numbers: object, **_options: object) -> Ghost:
+        """Overwrite each element with a function of itself, with a number that a kernel is handed, or at random."""
         return self
 
-    zero_ = neg_ = abs_ = sign_ = exp_ = log_ = reciprocal_ = square_ = sin_ = cos_ = tanh_ = sigmoid_ = _in_place
-
-    def fill_(self, value: float) -> Ghost:
-        """Overwrite each element with a function of itself, or with a number that a kernel is handed."""
-        del value
-        return self
-
-    clamp_min_ = fill_
-
-    def clamp_(self, min: float | None = None, max: float | None = None) -> Ghost:  # noqa: A002 - PyTorch's names
-        """Bound each element."""
-        del min, max
-        return self
+    zero_ = neg_ = abs_ = sign_ = exp_ = log_ = reciprocal_ = _in_place
+    square_ = sin_ = cos_ = tanh_ = sigmoid_ = _in_place
+    fill_ = clamp_ = clamp_min_ = normal_ = _in_place
 
     def copy_(self, source: Ghost) -> Ghost:
         """Copy another's elements; a type is converted on the way."""
         require(broadcast(self.shape, source.shape) == self.shape, self, source)
-        return self
-
-    def normal_(self, mean: float, std: float, generator: object = None) -> Ghost:
-        """Draw each element anew."""
-        del mean, std, generator
         return self
 
     def masked_fill_(self, mask: Ghost, value: float) -> Ghost:

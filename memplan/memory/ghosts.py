@@ -118,35 +118,21 @@ class Ghosts:
             self.ledger.new("cuBLAS workspace", self.workspace_bytes, dtype="uint8")
         return out
 
-    def mul(self, one: Ghost, other: Ghost | float, *, out: Ghost) -> Ghost:
-        """Write the elements' product into ``out``."""
-        return self._into(out, one, other)
-
-    def logaddexp(self, one: Ghost, other: Ghost, *, out: Ghost) -> Ghost:
-        """Write log(exp x + exp y) into ``out``."""
-        return self._into(out, one, other)
-
-    def where(self, mask: Ghost, one: Ghost, other: Ghost, *, out: Ghost) -> Ghost:
-        """Write x where a mask is, else y, into ``out``."""
-        require(mask.shape == out.shape and mask.dtype == "bool", mask, out)
-        return self._into(out, one, other)
-
-    def softmax(self, scores: Ghost, dim: int, *, out: Ghost) -> Ghost:
-        """Write the softmax over a dimension into ``out``."""
-        del dim
-        return self._into(out, scores)
-
-    def sqrt(self, tensor: Ghost, *, out: Ghost) -> Ghost:
-        """Write the square roots into ``out``."""
-        return self._into(out, tensor)
-
-    def _into(self, out: Ghost, *operands: Ghost | float) -> Ghost:
+    def _into(self, *operands: Ghost | float, out: Ghost) -> Ghost:
+        """Write an element-wise function of tensors, or a number and a tensor, into ``out``."""
         for operand in operands:
             if isinstance(operand, Ghost):
                 require(broadcast(operand.shape, out.shape) == out.shape, operand, out)
             else:
                 out._write(operand)
         return out
+
+    mul = logaddexp = where = sqrt = _into
+
+    def softmax(self, scores: Ghost, dim: int, *, out: Ghost) -> Ghost:
+        """Write the softmax over a dimension into ``out``."""
+        del dim
+        return self._into(scores, out=out)
 
     def hypot(self, one: Ghost, other: Ghost) -> Ghost:
         """Return √(x² + y²)."""
