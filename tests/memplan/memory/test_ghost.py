@@ -93,6 +93,13 @@ CALLS: dict[str, Callable[[Inputs], Any]] = {
     "squares": lambda t: t["q"].square(),
     "at least": lambda t: t["v"].clamp(min=1),
     "one over": lambda t: t["v"].reciprocal(),
+    "exponentials": lambda t: t["q"].exp(),
+    "logarithms": lambda t: t["q"].log(),
+    "sines": lambda t: t["q"].sin(),
+    "cosines": lambda t: t["q"].cos(),
+    "hyperbolic tangents": lambda t: t["half"].tanh(),
+    "logistic": lambda t: t["half"].sigmoid(),
+    "waves in place": lambda t: t["q"].square_().sin_().cos_().tanh_().sigmoid_(),
     "times a number": lambda t: t["half"] * 2,
     "in place": lambda t: (
         t["q"].mul_(t["q"]).sub_(t["v"][:, None]).add_(2).div_(3).sign_().abs_().neg_().exp_().zero_()
