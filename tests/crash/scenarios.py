@@ -28,6 +28,7 @@ from tkbc.data.download import download
 from tkbc.runs.checkpoint import save_checkpoint
 from tkbc.runs.checkpoint_folders import Checkpoints
 from tkbc.runs.folder import RunFolder
+from tkbc.runs.metrics import Epoch
 from tkbc.runs.settings import TrainSettings
 from tkbc.runs.state import RunState, present_versions
 from tkbc.step.trainer import Trainer
@@ -131,8 +132,8 @@ later_checkpoint = checkpoint_after(4)
 later_checkpoint.__doc__, later_checkpoint.__name__ = "a checkpoint that an old one makes way for", "later_checkpoint"
 
 
-def epoch_line(epoch: int) -> dict[str, Any]:
-    return {"epoch": epoch, "loss": 1.0 / epoch, "valid": None}
+def epoch_line(epoch: int) -> Epoch:
+    return Epoch(epoch=epoch, loss=1.0 / epoch, n3_penalty=0.0, seconds=1.0, examples_per_second=1.0, valid=None)
 
 
 def epochs_of(folder: Path) -> list[int]:

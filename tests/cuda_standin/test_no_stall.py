@@ -22,7 +22,6 @@ from tkbc.data.dataset import index_of
 from tkbc.ranking import evaluation
 from tkbc.ranking.evaluation import evaluate
 from tkbc.runs.train import Reporter, TrainSettings, train
-from tkbc.step import waiting
 from tkbc.step.finite import CHECK_STEPS, check_step
 from tkbc.step.trainer import Trainer
 from tkbc.verify import random_facts
@@ -117,7 +116,7 @@ def test_every_so_many_steps_one_transfer_tells_whether_the_numbers_are_finite()
 @pytest.mark.parametrize(("piece", "chunk"), [(8192, 150), (8192, 40), (64, 40)])
 def test_a_ranking_waits_once_at_its_end(monkeypatch: pytest.MonkeyPatch, piece: int, chunk: int) -> None:
     """Each batch takes one copy of its ids, one of each piece of its filter, and one of its counts."""
-    monkeypatch.setattr(evaluation, "FILTER_PIECE", piece)
+    monkeypatch.setattr("tkbc.ranking.rivals.FILTER_PIECE", piece)
     workload = make_workload(model="TNTComplEx", eval_batch_size=50, eval_chunk_size=chunk)
     trainer = make_trainer(workload)
     facts = random_facts(workload, workload.n_facts)
@@ -187,7 +186,7 @@ def test_every_wait_of_a_run_has_a_name(tmp_path: Path, monkeypatch: pytest.Monk
                 eval_batch_size=30, threads=2)  # fmt: skip
     watched = _Watched()
     reporter = _Strict(watched)
-    monkeypatch.setattr(waiting, "record_function", watched.wait)
+    monkeypatch.setattr("torch.profiler.record_function", watched.wait)
     try:
         settings = TrainSettings(learning_rate=0.1, max_epochs=14, valid_freq=7)
         train(made, graph, settings, tmp_path / "run", reporter)

@@ -5,16 +5,12 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from memplan.catalog.downloads import RemoteFile
-from tests.conftest import random_graph, write_folder
-from tests.support.data import SHAPE
 from tkbc.data.download import download
 
 Behaviour = Callable[[BaseHTTPRequestHandler, bytes, int], None]
@@ -55,22 +51,6 @@ class Mirror:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
         self.url = f"http://127.0.0.1:{self.server.server_port}"
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    return write_folder(tmp_path / "source", random_graph(SHAPE))
-
-
-@pytest.fixture
-def mirrors(source: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Mirror]]:
-    monkeypatch.setattr("tkbc.data.download.LARGEST_FILE_BYTES", 2**20)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    found = [Mirror(source), Mirror(source)]
-    yield found
-    for mirror in found:
-        mirror.server.shutdown()
-        mirror.server.server_close()
 
 
 def files_of(source: Path, mirrors: list[Mirror], *, with_sums: bool) -> list[RemoteFile]:

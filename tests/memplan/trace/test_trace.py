@@ -136,7 +136,7 @@ def quadratic(n: int) -> Step:
 @pytest.mark.parametrize("device", ["cpu", "T4"])
 def test_fit_finds_the_largest_size_that_fits(device: str) -> None:
     outside = resolve(device, None).outside_bytes
-    target = resolve(device, str(outside + 64 * 2**20))
+    target = resolve(device, f"{outside + 64 * 2**20}B")
     answer, _ = fit(quadratic, Range("n", 1, 100_000), {}, target)
 
     def takes(n: int) -> int:
@@ -365,9 +365,9 @@ def test_errors_are_memplan_s_own() -> None:
         trace(build, {"batch_size": 3}, device="cpu")
 
 
-def test_the_readme_s_example_fits_what_the_readme_says() -> None:
+def test_the_page_s_example_fits_what_the_page_says() -> None:
     root = Path(__file__).resolve().parents[3]
     example = f"{root / 'examples' / 'trace_any_step.py'}:tntpairre"
     shown = CliRunner().invoke(app, ["trace", example, "--device", "T4", "--fit", "batch_size=1..4096"])
     assert shown.exit_code == 0, shown.output
-    assert shown.stdout.splitlines()[0].strip() in (root / "README.md").read_text(encoding="utf-8")
+    assert shown.stdout.splitlines()[0].strip() in (root / "docs" / "trace.md").read_text(encoding="utf-8")

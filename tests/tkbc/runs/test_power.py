@@ -14,14 +14,16 @@ import torch
 from tests.conftest import random_graph, write_folder
 from tests.support.cli import invoke
 from tests.support.data import same
-from tests.support.download import fetch, mirrors, source  # noqa: F401 - fixtures
+from tests.support.download import fetch
 from tests.support.forgetful import ForgetfulDisk
 from tests.support.resume import ADAGRAD, StopAt, assert_same_run, begin, go_on, reported, tensors
 from tests.support.training import SHAPE
+from tests.support.using import train_one
 from tkbc.data.reading import read_folder
 from tkbc.runs import loop as run_module
 from tkbc.runs.checkpoint_folders import Checkpoints
 from tkbc.runs.folder import RunFolder
+from tkbc.runs.metrics import Line
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -83,13 +85,13 @@ def test_every_line_that_was_reported_survives(
 ) -> None:
     original, told = RunFolder.append, 0
 
-    def append(self: RunFolder, line: dict[str, Any]) -> None:
+    def append(self: RunFolder, line: Line) -> None:
         nonlocal told
         original(self, line)
         told += 1
         left = disk.lose_power(tmp_path / str(told)) / "run" / "metrics.jsonl"
         assert len(left.read_text().splitlines()) == told
-        assert json.loads(left.read_text().splitlines()[-1]) == json.loads(json.dumps(line))
+        assert json.loads(left.read_text().splitlines()[-1]) == line.model_dump(exclude_unset=True)
 
     monkeypatch.setattr(RunFolder, "append", append)
     begin(disk.root / "run", **ADAGRAD)
@@ -138,8 +140,6 @@ def test_a_run_survives_from_before_its_first_step(
 
 def test_an_export_that_is_told_of_survives(disk: ForgetfulDisk, tmp_path: Path) -> None:
     begin(tmp_path / "run", **ADAGRAD)
-    from tests.test_using import train_one
-
     trained = train_one(tmp_path / "trained", "ComplEx", "dot", max_epochs=1)
     file = disk.root / "tables.npz"
     assert invoke("export", str(trained.run), str(file)).exit_code == 0
@@ -152,8 +152,8 @@ def test_an_export_that_is_told_of_survives(disk: ForgetfulDisk, tmp_path: Path)
 def test_a_download_that_is_told_of_survives(
     disk: ForgetfulDisk,
     tmp_path: Path,
-    source: Path,  # noqa: F811
-    mirrors: list[Any],  # noqa: F811
+    source: Path,
+    mirrors: list[Any],
 ) -> None:
     fetch(source, mirrors, disk.root / "data" / "graph", with_sums=False)
     left = disk.lose_power(tmp_path / "left") / "data" / "graph"
