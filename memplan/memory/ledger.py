@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -27,17 +26,24 @@ KINDS: tuple[Kind, ...] = ("parameters", "optimizer", "gradients", "data", "scor
 """What a tensor is for: what lives as long as the run first, what a step makes and drops last."""
 
 
-@dataclass(eq=False, slots=True)
 class Allocation:
     """A tensor of the run. Two allocations are the same only if they are the same object."""
 
-    name: str
-    shape: tuple[int, ...]
-    dtype: DType
-    n_bytes: int
-    kind: Kind
-    phase: str
-    """The phase in which it is born."""
+    __slots__ = ("dtype", "kind", "n_bytes", "name", "phase", "shape")
+
+    def __init__(self, name: str, shape: tuple[int, ...], dtype: DType, n_bytes: int, kind: Kind, phase: str) -> None:
+        """``kind``: what it is for; ``phase``: that in which it is born."""
+        self.name, self.shape, self.dtype, self.n_bytes, self.kind, self.phase = (
+            name,
+            shape,
+            dtype,
+            n_bytes,
+            kind,
+            phase,
+        )
+
+    def __repr__(self) -> str:
+        return f"Allocation({self.name!r}, {self.shape}, {self.dtype}, {self.n_bytes} B, {self.kind}, {self.phase!r})"
 
 
 class Event(NamedTuple):

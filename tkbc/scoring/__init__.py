@@ -20,11 +20,6 @@ from typing import TYPE_CHECKING, Protocol
 from memplan.errors import MemplanError, UsageError
 from memplan.workload import DeviceType, Precision, Score, Scoring, Workload
 from memplan.workload.rules import require
-from tkbc.scoring.dot_fused import FusedDot
-from tkbc.scoring.l1_cpu import L1OnCpu
-from tkbc.scoring.l1_cuda import L1OnCuda
-from tkbc.scoring.l2_fused import FusedL2
-from tkbc.scoring.plain import Chunked, Materialized
 from tkbc.scoring.rounded import Rounded
 
 if TYPE_CHECKING:
@@ -144,7 +139,11 @@ def score_without_kernels(workload: Workload) -> PairwiseScore:
 
     def fused_l1() -> PairwiseScore:
         if workload.device == "cuda":
+            from tkbc.scoring.l1_cuda import L1OnCuda
+
             return L1OnCuda(workload.precision)
+        from tkbc.scoring.l1_cpu import L1OnCpu
+
         on_cpu = L1OnCpu(workload.threads)
         return on_cpu if workload.precision == "fp32" else Rounded(on_cpu, workload.precision)
 
@@ -152,16 +151,21 @@ def score_without_kernels(workload: Workload) -> PairwiseScore:
 
 
 def _make(score: Score, scoring: Scoring, precision: Precision, fused_l1: Callable[[], PairwiseScore]) -> PairwiseScore:
-    if scoring == "chunked":
-        return Chunked(score, precision)
-    if scoring == "materialized":
-        return Materialized(score, precision)
+    """Return the score; only what is asked for is imported, since the planner starts in a fifth of a second."""
+    if scoring != "fused":
+        from tkbc.scoring.plain import Chunked, Materialized
+
+        return Chunked(score, precision) if scoring == "chunked" else Materialized(score, precision)
     match score:
         case "l1":
             return fused_l1()
         case "l2":
+            from tkbc.scoring.l2_fused import FusedL2
+
             fused: PairwiseScore = FusedL2()
         case "dot":
+            from tkbc.scoring.dot_fused import FusedDot
+
             fused = FusedDot()
     return fused if precision == "fp32" else Rounded(fused, precision)
 
