@@ -10,7 +10,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from tkbc.scoring import PairwiseScore, make_score
+from tkbc.scoring.choosing import PairwiseScore, make_score
 from tkbc.scoring.chunks import chunk_view
 from tkbc.scoring.rounded import HALF_TYPES
 from tkbc.scoring.sliced import SlicedL1

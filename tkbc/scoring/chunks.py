@@ -9,7 +9,7 @@ from tkbc.tensors import named, torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tkbc.scoring import PairwiseScore
+    from tkbc.scoring.choosing import PairwiseScore
 
 
 def new_buffer(score: PairwiseScore, entities: Tensor, n_queries: int, chunk_size: int, name: str) -> Tensor | None:

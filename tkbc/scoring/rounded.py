@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from memplan.memory.ledger import DType
-    from tkbc.scoring import PairwiseScore
+    from tkbc.scoring.choosing import PairwiseScore
 
 HALF_TYPES: dict[Precision, DType] = {"bf16": "bfloat16", "fp16": "float16"}
 
