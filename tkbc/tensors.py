@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from memplan.memory.ghost import Ghost, named
 from memplan.memory.ledger import DType
 
-__all__ = ["each", "named", "of_type", "torch"]
+__all__ = ["each", "named", "of_type", "positions_in", "torch"]
 
 if TYPE_CHECKING:
     import torch
@@ -62,7 +62,19 @@ def each(starts: range, tensor: Tensor) -> Sequence[int]:
 
     Of ghosts, the first, and the last where it is shorter: others allocate what the first does.
     """
-    if not isinstance(tensor, Ghost):
+    if not isinstance(tensor, Ghost) or not starts:
         return starts
     is_ragged = len(starts) > 1 and starts.stop - starts[-1] < starts.step
     return [starts[0], starts[-1]] if is_ragged else [starts[0]]
+
+
+def positions_in(ids: Tensor, start: int, n: int) -> tuple[Tensor, Tensor]:
+    """Return where ids stand in the ``n`` rows or columns from ``start`` on, and whether they stand there.
+
+    Shapes:
+        ids: (b,) of whole numbers; returns positions clamped to the piece, (b,) of the ids' type, and (b,) bool.
+    """
+    position = named("positions of ids in a piece", ids - start)
+    not_before = named("ids at or after the start", position >= 0)
+    inside = named("ids inside the piece", not_before & named("ids before the end", position < n))
+    return position.clamp_(0, n - 1), inside

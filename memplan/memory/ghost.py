@@ -170,6 +170,10 @@ class Ghost:
         del value
         return self._new("new_full", tuple(shape))
 
+    def clone(self) -> Ghost:
+        """Return a copy."""
+        return self._new("clone", self.shape)
+
     def index_select(self, dim: int, index: Ghost) -> Ghost:
         """Return the rows, or what ``dim`` is, that a vector of ids names."""
         return self._new("index_select", (*self.shape[:dim], len(index), *self.shape[dim + 1 :]))

@@ -5,6 +5,7 @@ from memplan.workload.spec import (
     DEFAULT_WORKSPACE_BYTES,
     MAX_ID_COUNT,
     MAX_KERNEL_ELEMENTS,
+    MAX_PROCESSES,
     MAX_RANK,
     MAX_THREADS,
     PAIRRE_SETTINGS,
@@ -18,6 +19,7 @@ from memplan.workload.spec import (
     Workload,
     build_workload,
     first_problem,
+    share_of,
     validated,
 )
 
@@ -25,6 +27,7 @@ __all__ = [
     "DEFAULT_WORKSPACE_BYTES",
     "MAX_ID_COUNT",
     "MAX_KERNEL_ELEMENTS",
+    "MAX_PROCESSES",
     "MAX_RANK",
     "MAX_THREADS",
     "PAIRRE_SETTINGS",
@@ -42,5 +45,6 @@ __all__ = [
     "Workload",
     "build_workload",
     "first_problem",
+    "share_of",
     "validated",
 ]

@@ -28,6 +28,7 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
 MAX_ID_COUNT = 2**31 - 1
 MAX_THREADS = 4096
 MAX_RANK = 2**20
+MAX_PROCESSES = 2**16
 MAX_KERNEL_ELEMENTS = 2**31 - 1
 """Elements of a score buffer that kernels with 32-bit offsets can address."""
 DEFAULT_WORKSPACE_BYTES = 8_519_680
@@ -92,6 +93,12 @@ class Workload(Shape):
     """PyTorch's CUDA allocator options, as in PYTORCH_ALLOC_CONF."""
     device_total_bytes: Annotated[int, Field(ge=1)] | None = None
     """The GPU's memory, where it is known and the allocator's options go by it."""
+    shards: Annotated[int, Field(ge=1, le=MAX_PROCESSES)] = 1
+    """Processes that hold the entity table between them, each a range of its rows."""
+    replicas: Annotated[int, Field(ge=1, le=MAX_PROCESSES)] = 1
+    """Groups of ``shards`` processes, which share every batch."""
+    process: Annotated[int, Field(ge=0)] = 0
+    """Which of the ``shards`` · ``replicas`` processes: the shard, then the replica. The first takes the most."""
 
     @field_validator("model")
     @classmethod
@@ -118,10 +125,12 @@ class Workload(Shape):
                 f"{format_count(self.n_examples)} examples ({format_count(self.n_facts)} training facts and their "
                 f"reciprocals); use at most {self.n_examples}"
             )
-        if self.micro_batch_size > self.batch_size:
+        if self.micro_batch_size > self.replica_batch_size:
+            of = f"batch_size {self.batch_size}"
+            if self.replicas > 1:
+                of = f"the {self.replica_batch_size} examples that each of {self.replicas} replicas takes of a batch"
             raise ValueError(
-                f"micro_batch_size: {self.micro_batch_size} is larger than batch_size {self.batch_size}; a micro-batch "
-                "is a part of the batch"
+                f"micro_batch_size: {self.micro_batch_size} is larger than {of}; a micro-batch is a part of the batch"
             )
         for name in ("chunk_size", "eval_chunk_size"):
             if getattr(self, name) > self.n_entities:
@@ -144,6 +153,12 @@ class Workload(Shape):
                     f"{queries} × {chunk}: {format_count(b)} × {format_count(c)} scores are more than the "
                     f"{format_count(MAX_KERNEL_ELEMENTS)} that a kernel can address; lower either"
                 )
+        if self.replicas > self.batch_size:
+            raise ValueError(
+                f"replicas: {self.replicas} are more than the {self.batch_size} examples of a batch; use fewer"
+            )
+        if self.process >= self.n_processes:
+            raise ValueError(f"process: {self.process}: there are {self.n_processes}, counted from 0")
         AllocatorSettings.parse(self.alloc_conf)
         return self
 
@@ -174,8 +189,23 @@ class Workload(Shape):
 
     @property
     def accumulation_steps(self) -> int:
-        """A = ceil(B / b)."""
-        return -(-self.batch_size // self.micro_batch_size)
+        """A = ceil(B / b), with B the examples of a replica."""
+        return -(-self.replica_batch_size // self.micro_batch_size)
+
+    @property
+    def n_processes(self) -> int:
+        """How many processes train together."""
+        return self.shards * self.replicas
+
+    @property
+    def own_entities(self) -> range:
+        """The rows of the entity table that the process holds; some may hold none."""
+        return share_of(self.n_entities, self.shards, self.process % self.shards)
+
+    @property
+    def replica_batch_size(self) -> int:
+        """Examples that a replica takes of a whole batch: the first of them takes the most."""
+        return len(share_of(self.batch_size, self.replicas, 0))
 
     @property
     def steps_per_epoch(self) -> int:
@@ -188,6 +218,13 @@ class Workload(Shape):
         return Shape(**{name: getattr(self, name) for name in Shape.model_fields})
 
 
+def share_of(n: int, parts: int, part: int) -> range:
+    """Return which of ``n`` things in a row a part of ``parts`` equal ones holds; the first parts hold the rest."""
+    size, more = divmod(n, parts)
+    start = part * size + min(part, more)
+    return range(start, start + size + (part < more))
+
+
 def build_workload(shape: Shape, **settings: Any) -> Workload:
     """Return a validated workload; what is left out takes its plain default (one micro-batch, all entities at once).
 
@@ -198,11 +235,18 @@ def build_workload(shape: Shape, **settings: Any) -> Workload:
     if values.get("model") in TRAITS:
         values.setdefault("score", TRAITS[values["model"]].scores[0])
     values.setdefault("batch_size", min(1000, 2 * shape.n_facts))
-    values.setdefault("micro_batch_size", values["batch_size"])
+    values.setdefault("micro_batch_size", _whole_part(values["batch_size"], values.get("replicas", 1)))
     values.setdefault("chunk_size", _all_that_can_be_addressed(shape.n_entities, values["micro_batch_size"]))
     values.setdefault("eval_batch_size", values["micro_batch_size"])
     values.setdefault("eval_chunk_size", _all_that_can_be_addressed(values["chunk_size"], values["eval_batch_size"]))
     return validated(Workload, values)
+
+
+def _whole_part(batch_size: Any, replicas: Any) -> Any:
+    """Return what a replica takes of a batch; what is no number is left to the validation."""
+    if isinstance(batch_size, int) and isinstance(replicas, int) and replicas > 0:
+        return max(1, -(-batch_size // replicas))
+    return batch_size
 
 
 def _all_that_can_be_addressed(n_entities: Any, n_queries: Any) -> Any:

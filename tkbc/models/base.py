@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from memplan.catalog.recipes import Recipe
 from memplan.workload import ModelTraits, Workload
 from tkbc.models.regularizers import n3, smoothness
+from tkbc.sharded import Processes
+from tkbc.sharded.processes import add_to_own, gathered
 from tkbc.tensors import named, torch
 
 if TYPE_CHECKING:
@@ -55,16 +57,23 @@ class Model(ABC):
         generator: torch.Generator | None = None,
         init_scale: float | None = None,
         library: Any = None,
+        processes: Processes | None = None,
     ) -> None:
-        """Make the tables, each an attribute of its name, by PyTorch or by another ``library`` of tensors."""
+        """Make the tables, each an attribute of its name, by PyTorch or by another ``library`` of tensors.
+
+        Where ``processes`` hold the entity table between them, ``entity`` is this one's own rows.
+        """
         if library is None:
             import torch as library
         self.workload = workload
+        self.processes = processes or Processes(workload)
         self._tables: dict[str, Tensor] = {}
-        for name, shape in self.tables(workload).items():
-            table = library.empty(shape, dtype=library.float32, device=workload.device)
-            table.normal_(0.0, self.initial_scale if init_scale is None else init_scale, generator=generator)
-            self._tables[name] = named(f"{name} table", table, "parameters")
+        scale = self.initial_scale if init_scale is None else init_scale
+        for name, (n_rows, width) in self.tables(workload).items():
+            own = self.processes.rows if name == "entity" else range(n_rows)
+            table = library.empty((len(own), width), dtype=library.float32, device=workload.device)
+            draw_rows(named(f"{name} table", table, "parameters"), own, n_rows, scale, generator)
+            self._tables[name] = table
             setattr(self, name, table)
 
     @staticmethod
@@ -113,6 +122,30 @@ class Model(ABC):
         n = len(time) - int(no_time_emb)
         return smoothness(time[:n], gradient(time)[:n], weight, is_complex=self.traits.is_complex)
 
+    def entity_rows(self, ids: Tensor, name: str) -> Tensor:
+        """Return a new tensor with the rows of the entity table that ``ids`` names, (b, width), whoever owns them."""
+        found = gathered(self.processes, self.entity, ids, name)
+        self.processes.sum_over_shards_(found)
+        return found
+
+    def add_entity_rows(self, ids: Tensor, values: Tensor) -> None:
+        """Add ``values``, (b, width), to the rows of the entities' gradient that ``ids`` names.
+
+        May overwrite ``values``.
+        """
+        add_to_own(self.processes, gradient(self.entity), ids, values)
+
+    def _regularize_entities(self, ids: Tensor, weight: float) -> Tensor:
+        """Return the N3 penalty of the entities that ``ids`` names and add its gradient to the table's.
+
+        Each process takes its own rows: those of others are 0 to it, and so are their penalty and gradient.
+        """
+        own = gathered(self.processes, self.entity, ids, "gathered rows")
+        penalty, grad_factor = n3(own, weight, is_complex=self.traits.is_complex)
+        self.add_entity_rows(ids, grad_factor)
+        self.processes.sum_over_shards_(penalty)
+        return penalty
+
     def _regularize_rows(self, table: Tensor, ids: Tensor, weight: float) -> Tensor:
         """Return the N3 penalty of the table's rows that ``ids`` names and add its gradient to the table's."""
         penalty, grad_factor = n3(rows(table, ids, "gathered rows"), weight, is_complex=self.traits.is_complex)
@@ -127,6 +160,32 @@ class Model(ABC):
         """Scale every entity to unit L2 norm (a zero row stays zero), by way of ``norms``; allocates nothing."""
         torch.linalg.vector_norm(self.entity, dim=1, keepdim=True, out=norms)
         self.entity.div_(norms.clamp_min_(1e-12))
+
+
+DRAWN_ROWS = 4096
+"""Rows of a table drawn at a time."""
+_ALIKE = 16
+"""On the CPU PyTorch draws this many normal numbers at a time: pieces of whole groups are what one piece would be."""
+
+
+def draw_rows(own: Tensor, rows: range, n_rows: int, scale: float, generator: torch.Generator | None) -> None:
+    """Fill ``own``, the given ``rows`` of a table of ``n_rows``, with normal numbers of standard deviation ``scale``.
+
+    They are the same however the table is divided: everyone draws all rows, piece after piece, and keeps its own.
+    """
+    # The last piece takes what would be too little for one of its own.
+    starts = range(0, max(1, n_rows - _ALIKE + 1), DRAWN_ROWS)
+    pieces = [range(start, n_rows if start == starts[-1] else start + DRAWN_ROWS) for start in starts]
+    if len(rows) == n_rows:
+        for piece in pieces:
+            own[piece.start : piece.stop].normal_(0.0, scale, generator=generator)
+        return
+    scratch = named("rows drawn", own.new_empty((max(map(len, pieces)), own.shape[1])))
+    for piece in pieces:
+        drawn = scratch[: len(piece)].normal_(0.0, scale, generator=generator)
+        first, last = max(piece.start, rows.start), min(piece.stop, rows.stop)
+        if first < last:
+            own[first - rows.start : last - rows.start].copy_(drawn[first - piece.start : last - piece.start])
 
 
 def rows(table: Tensor, ids: Tensor, name: str) -> Tensor:

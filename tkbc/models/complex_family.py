@@ -50,7 +50,7 @@ class ComplExFamily(Model):
 
     def encode(self, batch: Batch) -> Encoding:
         """Return the query (q,) of (head, relation, ?, time)."""
-        head = rows(self.entity, batch.head, "head rows")
+        head = self.entity_rows(batch.head, "head rows")
         relation = rows(self.table("relation"), batch.relation, "relation rows")
         temporal: tuple[Tensor, ...] = ()
         full_relation = relation
@@ -73,7 +73,7 @@ class ComplExFamily(Model):
         (grad_q,) = grad_query
         out = named("gradient of gathered rows", torch.zeros_like(head))
         add_product(out, grad_q, full_relation, conjugate=True)
-        add_rows(self.entity, batch.head, out)
+        self.add_entity_rows(batch.head, out)
         grad_full_relation = full_relation.zero_()
         add_product(grad_full_relation, grad_q, head, conjugate=True)
         if not self.traits.is_temporal:
@@ -90,9 +90,9 @@ class ComplExFamily(Model):
 
         TNTComplEx's static term is the same for all timestamps of an example: a softmax over them does not see it.
         """
-        head = rows(self.entity, batch.head, "head rows")
+        head = self.entity_rows(batch.head, "head rows")
         relation = rows(self.table("relation"), batch.relation, "relation rows")
-        tail = rows(self.entity, batch.tail, "tail rows")
+        tail = self.entity_rows(batch.tail, "tail rows")
         product = named("head by relation", torch.zeros_like(head))
         add_product(product, head, relation)
         q = named("query q for the time", torch.zeros_like(head))
@@ -105,19 +105,19 @@ class ComplExFamily(Model):
         (grad_q,) = grad_query
         out = named("gradient of gathered rows", torch.zeros_like(head))
         add_product(out, grad_q, product)
-        add_rows(self.entity, batch.tail, out)
+        self.add_entity_rows(batch.tail, out)
         # q = e_t ∘ conj(p) gives ∂p = e_t ∘ conj(∂q).
         grad_product = product.zero_()
         add_product(grad_product, tail, grad_q, conjugate=True)
         add_product(out.zero_(), grad_product, relation, conjugate=True)
-        add_rows(self.entity, batch.head, out)
+        self.add_entity_rows(batch.head, out)
         add_product(out.zero_(), grad_product, head, conjugate=True)
         add_rows(self.table("relation"), batch.relation, out)
 
     def regularize(self, batch: Batch, weight: float) -> Tensor:
         """Return the batch's N3 penalty and add its gradient to the tables'."""
-        value = self._regularize_rows(self.entity, batch.head, self.entity_factor * weight)
-        value.add_(self._regularize_rows(self.entity, batch.tail, self.entity_factor * weight))
+        value = self._regularize_entities(batch.head, self.entity_factor * weight)
+        value.add_(self._regularize_entities(batch.tail, self.entity_factor * weight))
         if not self.traits.is_temporal:
             return value.add_(self._regularize_rows(self.table("relation"), batch.relation, weight))
         if self.traits.is_static:

@@ -60,7 +60,7 @@ class ContinuousPairRE(PairREFamily):
 
     def encode(self, batch: Batch) -> Encoding:
         """Return the query of (head, relation, ?, time)."""
-        head = rows(self.entity, batch.head, "head rows")
+        head = self.entity_rows(batch.head, "head rows")
         relation_head = rows(self.table("relation_head"), batch.relation, "head relation")
         head_part = named("head at its relation", head * relation_head)
         tail_part = rows(self.table("relation_tail"), batch.relation, "tail relation")
@@ -94,7 +94,7 @@ class ContinuousPairRE(PairREFamily):
         grad_gate = saved.head_part.mul_(grad_a).addcmul_(saved.tail_part, grad_w)
         grad_a.mul_(saved.gate)
         add_rows(self.table("relation_tail"), batch.relation, grad_w.mul_(saved.gate))
-        add_rows(self.entity, batch.head, saved.relation_head.mul_(grad_a))
+        self.add_entity_rows(batch.head, saved.relation_head.mul_(grad_a))
         add_rows(self.table("relation_head"), batch.relation, grad_a.mul_(saved.head))
         # ∂α = Σ_k ∂g ∘ (cos − 1), and ∂α / ∂(what the table holds) = α (1 − α)
         grad_alpha = named("gradient of alpha", saved.dip.mul_(grad_gate).sum(1))[:, None]

@@ -50,7 +50,7 @@ class PairREFamily(Model):
 
     def encode(self, batch: Batch) -> Encoding:
         """Return the query of (head, relation, ?, time)."""
-        head = rows(self.entity, batch.head, "head rows")
+        head = self.entity_rows(batch.head, "head rows")
         time = rows(self.table("time"), batch.time, "time rows") if self.traits.is_temporal else None
         head_relation, head_temporal = self._relation_at(time, "head", batch.relation, "head relation at its time")
         w, tail_temporal = self._relation_at(time, "tail", batch.relation, "query w")
@@ -83,7 +83,7 @@ class PairREFamily(Model):
         else:
             grad_a, grad_w = grad_query
         head, head_relation, *temporal = saved
-        add_rows(self.entity, batch.head, head_relation.mul_(grad_a))
+        self.add_entity_rows(batch.head, head_relation.mul_(grad_a))
         grad_head_relation = grad_a.mul_(head)
         if self.traits.is_static:
             add_rows(self.table("relation_head"), batch.relation, grad_head_relation)
@@ -101,7 +101,7 @@ class PairREFamily(Model):
         e_h ∘ r^H_τ − e_t ∘ r^T_τ = a − w ∘ τ with a = e_h ∘ r^H − e_t ∘ r^T and w = e_t ∘ r^{T,t} − e_h ∘ r^{H,t};
         without static parts a = 0.
         """
-        head, tail = rows(self.entity, batch.head, "head rows"), rows(self.entity, batch.tail, "tail rows")
+        head, tail = self.entity_rows(batch.head, "head rows"), self.entity_rows(batch.tail, "tail rows")
         head_temporal, tail_temporal = (
             rows(self.table(f"relation_{side}_temporal"), batch.relation, f"temporal {side}-relation rows")
             for side in ("head", "tail")
@@ -128,8 +128,8 @@ class PairREFamily(Model):
             head_static, tail_static = static
             grad_head.addcmul_(head_static, grad_a)
             grad_tail.addcmul_(tail_static, grad_a, value=-1)
-        add_rows(self.entity, batch.head, grad_head)
-        add_rows(self.entity, batch.tail, grad_tail)
+        self.add_entity_rows(batch.head, grad_head)
+        self.add_entity_rows(batch.tail, grad_tail)
         scratch = grad_head
         add_rows(self.table("relation_tail_temporal"), batch.relation, torch.mul(grad_w, tail, out=scratch))
         add_rows(self.table("relation_head_temporal"), batch.relation, grad_w.mul_(head).neg_())
@@ -139,14 +139,14 @@ class PairREFamily(Model):
 
     def regularize(self, batch: Batch, weight: float) -> Tensor:
         """Return the batch's N3 penalty and add its gradient to the tables'."""
-        value = self._regularize_rows(self.entity, batch.head, weight)
+        value = self._regularize_entities(batch.head, weight)
         if self.workload.n3_parts:
             for side in ("head", "tail"):
                 if self.traits.is_static:
                     value.add_(self._regularize_rows(self.table(f"relation_{side}"), batch.relation, weight))
                 if self.traits.is_temporal:
                     value.add_(self._regularize_at_time(side, batch, weight))
-            return value.add_(self._regularize_rows(self.entity, batch.tail, weight))
+            return value.add_(self._regularize_entities(batch.tail, weight))
         relations = [self.table(name) for name in PairREFamily.tables(self.workload) if name.startswith("relation")]
         factor = rows(relations[0], batch.relation, "sum of relation rows")
         for table in relations[1:]:
@@ -156,7 +156,7 @@ class PairREFamily(Model):
             add_rows(table, batch.relation, grad_factor)
         value.add_(penalty)
         del factor, penalty, grad_factor
-        return value.add_(self._regularize_rows(self.entity, batch.tail, weight))
+        return value.add_(self._regularize_entities(batch.tail, weight))
 
     def _regularize_at_time(self, side: str, batch: Batch, weight: float) -> Tensor:
         """Return the N3 penalty of a side's r ∘ τ and add its gradient to both tables'."""

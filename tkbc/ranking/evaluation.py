@@ -146,7 +146,7 @@ def _count_rivals(
     NaN where a score is. On CUDA the numbers are there once the device is done.
     """
     chunk_size, device = workload.eval_chunk_size, workload.device
-    excluded = _in_order(_other_tails(queries, filter_index), chunk_size, workload.n_entities, device)
+    excluded = _in_order(_other_tails(queries, filter_index), chunk_size, model.processes.rows, device)
     ids = torch.empty((4, len(queries)), dtype=torch.int32, device=device)
     send(np.ascontiguousarray(queries.T), ids)
     into.copy_(rivals(model, score, ids, excluded, chunk_size), non_blocking=True)
@@ -159,9 +159,15 @@ def _other_tails(queries: Ids, filter_index: Filter) -> Pairs:
     return row[others], tail[others]
 
 
-def _in_order(pairs: Pairs, chunk_size: int, n_entities: int, device: str) -> Excluded:
-    """Return the pairs as positions in their chunks' scores, on the host, in the order of the chunks."""
+def _in_order(pairs: Pairs, chunk_size: int, own: range, device: str) -> Excluded:
+    """Return the pairs as positions in their chunks' scores, on the host, in the order of the chunks.
+
+    Only those whose tails are among the ``own`` rows of the entity table.
+    """
     row, tail = pairs
+    n_entities = len(own)
+    mine = (own.start <= tail) & (tail < own.stop)
+    row, tail = row[mine], tail[mine] - own.start
     chunk = tail // chunk_size
     order = np.argsort(chunk, kind="stable")
     row, tail, chunk = row[order], tail[order], chunk[order]

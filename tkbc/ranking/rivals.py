@@ -34,8 +34,9 @@ def rivals(model: Model, score: PairwiseScore, ids: Tensor, excluded: Excluded, 
     Shapes:
         ids: (4, b) int32, of head, relation, tail and time.
     """
-    entities = model.entity
+    entities, processes = model.entity, model.processes
     n_queries, n_entities = ids.shape[1], len(entities)
+    chunk_size = max(1, min(chunk_size, n_entities))
     query = model.encode(Batch(*ids)).query
     labels = named("labels", ids[2].long())
     filtered = _Filtered(excluded, labels)
@@ -52,7 +53,8 @@ def rivals(model: Model, score: PairwiseScore, ids: Tensor, excluded: Excluded, 
     scores = None
     for start in each(starts, entities):
         scores = scores_of(start)
-        collect_label_scores(scores, labels, start, target)
+        collect_label_scores(scores, labels, processes.rows.start + start, target)
+    processes.sum_over_shards_(target)
     for start in each(starts, entities):
         if len(starts) > 1 or scores is None:
             # Free the last chunk's scores first: without a buffer two would live at once.
@@ -68,9 +70,10 @@ def rivals(model: Model, score: PairwiseScore, ids: Tensor, excluded: Excluded, 
         scores.sub_(target[:, None]).sign_()
         signs.add_(named("sums of signs", scores.sum(1)))
         untied.add_(named("sums of signs", scores.abs_().sum(1)))
+    processes.sum_over_shards_(counts)
     signs.add_(untied).div_(2)  # higher
     # The target ties with itself: it is one of the ties counted here, and not one of its own rivals.
-    untied.neg_().add_(n_entities - 1)  # ties
+    untied.neg_().add_(model.workload.n_entities - 1)  # ties
     return counts
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tkbc.tensors import named, torch
+from tkbc.tensors import named, positions_in, torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,22 +24,8 @@ def chunk_view(buffer: Tensor | None, n_queries: int, n_candidates: int) -> Tens
     return None if buffer is None else buffer.view(-1)[: n_queries * n_candidates].view(n_queries, n_candidates)
 
 
-def label_positions(labels: Tensor, start: int, n_candidates: int) -> tuple[Tensor, Tensor]:
-    """Return each label's column in the chunk that begins at ``start``, and whether it lies inside.
-
-    Shapes:
-        labels: (b,) int64; returns columns clamped to the chunk, (b,) int64, and (b,) bool.
-    """
-    position = named("positions of the labels", labels - start)
-    not_before = named("labels at or after the chunk's start", position >= 0)
-    inside = named(
-        "labels inside the chunk", not_before & named("labels before the chunk's end", position < n_candidates)
-    )
-    return position.clamp_(0, n_candidates - 1), inside
-
-
 def collect_label_scores(scores: Tensor, labels: Tensor, start: int, into: Tensor) -> None:
     """Write the score of each label that lies in this chunk of scores, (b, c), to ``into``, (b,)."""
-    position, inside = label_positions(labels, start, scores.shape[1])
+    position, inside = positions_in(labels, start, scores.shape[1])
     found = named("scores found", scores.gather(1, position[:, None])[:, 0])
     torch.where(inside, found, into, out=into)

@@ -35,8 +35,9 @@ from tkbc.scoring.calling import (
     view,
     zeros,
 )
-from tkbc.scoring.chunks import collect_label_scores, label_positions
+from tkbc.scoring.chunks import collect_label_scores
 from tkbc.scoring.inputs import check_label_values, check_labels, check_shape, check_vectors
+from tkbc.tensors import positions_in
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -164,7 +165,7 @@ def loss_backward_operator(
             if not one_chunk:
                 scores_into(score, query, chunk, scores)
             score.exp_(scores, log_sum_exp)
-            position, inside = label_positions(labels, start, len(chunk))
+            position, inside = positions_in(labels, start, len(chunk))
             scores.scatter_add_(1, position[:, None], inside.to(scores.dtype).neg_()[:, None])
             scores.mul_(grad_losses[:, None])
             of_chunk = grads[2][start : start + len(chunk)]

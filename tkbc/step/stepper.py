@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from memplan.workload import Workload
+from memplan.workload import Workload, share_of
 from tkbc.models import MODELS, Batch
 from tkbc.models.base import gradient
 from tkbc.scoring import PairwiseScore
+from tkbc.sharded import Processes
 from tkbc.step.loss import PhaseMarker, no_phase, softmax_cross_entropy
 from tkbc.step.optimizers import make_optimizer
 from tkbc.tensors import each, named, torch
@@ -43,15 +44,17 @@ class Stepper:
         learning_rate: float,
         generator: torch.Generator | None = None,
         init_scale: float | None = None,
+        processes: Processes | None = None,
         phase: PhaseMarker = no_phase,
     ) -> None:
         """Allocate what lives as long as training does. ``library``: ``torch``, or that of ghosts."""
         self.workload = workload
+        self.processes = processes or Processes(workload)
         self.phase = phase
         self.score = score
         device = workload.device
         with phase("setup"):
-            self.model = MODELS[workload.model](workload, generator, init_scale, library)
+            self.model = MODELS[workload.model](workload, generator, init_scale, library, self.processes)
             for name, table in self.model.named_parameters():
                 table.grad = named(f"gradient of {name}", library.zeros_like(table), "gradients")
             if workload.unit_norm:
@@ -118,19 +121,28 @@ class Stepper:
 
     def _accumulate(self, order: Tensor, between: Callable[[], None]) -> None:
         """Fill the gradient tables with sums over the step's examples."""
+        processes = self.processes
         for parameter in self.model.parameters():
             gradient(parameter).zero_()
-        self.totals[1].copy_(self.totals[0])
+        if processes.replicas == 1:
+            self.totals[1].copy_(self.totals[0])
+        else:
+            self.totals[1].zero_()
         size = self.workload.micro_batch_size
-        for start in each(range(0, len(order), size), order):
-            if start > 0:
+        mine = share_of(len(order), processes.replicas, processes.replica)
+        for start in each(range(mine.start, mine.stop, size), order):
+            if start > mine.start:
                 between()
-            self._micro_batch(order[start : start + size])
+            self._micro_batch(order[start : min(start + size, mine.stop)])
+        if processes.replicas > 1:
+            processes.sum_over_replicas_(self.totals[1])
+            self.totals[1].add_(self.totals[0])
 
     def _finish_gradients(self, n_examples: int) -> None:
         """Turn sums into means over the step's examples and add the time regularizer."""
         workload = self.workload
         for parameter in self.model.parameters():
+            self.processes.sum_over_replicas_(gradient(parameter))
             gradient(parameter).div_(n_examples)
         if workload.time_reg > 0:
             self.model.regularize_time(workload.time_reg, no_time_emb=workload.no_time_emb)
@@ -151,6 +163,7 @@ class Stepper:
             labels,
             gradient(model.entity),
             chunk_size=self.workload.chunk_size,
+            processes=self.processes,
             phase=phase,
         )
         with phase("encode backward"):

@@ -14,6 +14,7 @@ from tkbc.data.ids import Ids
 from tkbc.data.intervals import draw_times
 from tkbc.models.base import gradient
 from tkbc.scoring import PairwiseScore, make_score
+from tkbc.sharded import Processes
 from tkbc.step.loss import PhaseMarker, no_phase
 from tkbc.step.stepper import Stepper
 from tkbc.step.waiting import waiting
@@ -35,6 +36,7 @@ class Trainer(Stepper):
         learning_rate: float,
         seed: int = 0,
         init_scale: float | None = None,
+        processes: Processes | None = None,
         phase: PhaseMarker = no_phase,
     ) -> None:
         self.seed = seed
@@ -45,6 +47,7 @@ class Trainer(Stepper):
             learning_rate=learning_rate,
             generator=torch.Generator(workload.device).manual_seed(seed),
             init_scale=init_scale,
+            processes=processes,
             phase=phase,
         )
         # Columns, not rows: a micro-batch's heads then lie side by side, as index_select wants its ids.
