@@ -26,6 +26,13 @@ class DoesNotFitError(MemplanError):
     exit_code = 3
 
 
+class FailedElsewhereError(MemplanError):
+    """Another of the processes that train together failed, and says why; this one has nothing to add."""
+
+    def __init__(self, message: str = "another process of the training failed") -> None:
+        super().__init__(message)
+
+
 class NotFiniteError(MemplanError):
     """A loss, gradient or score became infinite or NaN: the settings are wrong for this training."""
 

@@ -103,6 +103,8 @@ class Rehearsal:
     def _start(self, workload: Workload) -> Ledger:
         self._stepper.adopt(workload)
         ledger = self._library.ledger = self.set_up.copy()
+        with ledger.phase("setup"):
+            self._stepper.processes.make_room(workload, self._library)
         return ledger
 
     def _epoch(self, workload: Workload) -> None:

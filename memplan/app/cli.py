@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 
 from memplan.app.commands import known, machine, planning, sweeping, tracing, training, using
 from memplan.app.streams import lose_no_output
-from memplan.errors import MemplanError
+from memplan.errors import FailedElsewhereError, MemplanError
 
 
 class _Group(TyperGroup):
@@ -18,6 +18,8 @@ class _Group(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
+        except FailedElsewhereError:
+            raise typer.Exit(1) from None  # the process that failed has said why
         except MemplanError as error:
             typer.echo("\n".join(map(_printable, f"memplan: {error}".split("\n"))), err=True)
             raise typer.Exit(error.exit_code) from None

@@ -30,6 +30,15 @@ def estimate(workload: Workload, *, outside_bytes: int = 0, budget_bytes: int | 
     )
 
 
+def plan_of_process(plan: Plan, process: int) -> Plan:
+    """Return the plan as one of the processes that train together carries it out: its rows, its bytes."""
+    if process == plan.workload.process:
+        return plan
+    workload = plan.workload.model_copy(update={"process": process})
+    found = estimate(workload, outside_bytes=plan.peak.device_bytes - plan.peak.reserved_bytes)
+    return plan.model_copy(update={"workload": workload, "peak": found.peak, "phases": found.phases})
+
+
 def bytes_follow(plan: Plan) -> bool:
     """Return whether a plan's bytes are those of its workload, and not edited or of another version."""
     found = estimate(plan.workload)

@@ -198,6 +198,11 @@ class Workload(Shape):
         return self.shards * self.replicas
 
     @property
+    def alone(self) -> Workload:
+        """The same training in a single process."""
+        return self.model_copy(update={"shards": 1, "replicas": 1, "process": 0})
+
+    @property
     def own_entities(self) -> range:
         """The rows of the entity table that the process holds; some may hold none."""
         return share_of(self.n_entities, self.shards, self.process % self.shards)

@@ -1,5 +1,8 @@
 """The checkpoints of a run: folders 00000001, 00000002, … in ``checkpoint/``, each whole or not there.
 
+Where several processes held the entity table between them, each left its rows in a file of its own, and the other
+tables are in model.safetensors; whoever reads takes the rows that it needs, from as many files as there are.
+
 A checkpoint is written beside the others under another name, synced, and then renamed. SHA256SUMS in it, as
 ``sha256sum -c`` reads it, lists its files: one that was cut short or altered since is recognised and passed over.
 Imports no torch.
@@ -28,6 +31,7 @@ OPTIMIZER_FILE = "optimizer.safetensors"
 STATE_FILE = "state.json"
 SUMS_FILE = "SHA256SUMS"
 FILES = (MODEL_FILE, OPTIMIZER_FILE, STATE_FILE)
+SHARD_FILES = "entity-*-of-*.safetensors"
 KEPT = 3
 """Checkpoints kept, the newest; the best of each by validation is kept besides."""
 LARGEST_STATE_BYTES = 2**24
@@ -53,20 +57,25 @@ class Checkpoints:
         names = self.names()
         return f"{int(names[-1]) + 1 if names else 1:08}"
 
+    def unfinished(self, name: str) -> Path:
+        """Return the folder that becomes checkpoint ``name`` once all is written."""
+        return self.folder / f"{name}.unfinished"
+
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
-        """Yield a folder to write the three files to; afterwards it is checkpoint ``name``, and old ones are removed.
+        """Yield a folder to write the files to; afterwards it is checkpoint ``name``, and old ones are removed.
 
         Where anything goes wrong nothing is left of it.
         """
-        unfinished = self.folder / f"{name}.unfinished"
+        unfinished = self.unfinished(name)
         try:
             for left_over in self.folder.glob("*.unfinished"):
                 _remove(left_over)
             make_folder(self.folder)
             unfinished.mkdir()
             yield unfinished
-            sums = "".join(f"{_sha256(unfinished / file)}  {file}\n" for file in FILES)
+            written = sorted(path.name for path in unfinished.iterdir())
+            sums = "".join(f"{_sha256(unfinished / file)}  {file}\n" for file in written)
             (unfinished / SUMS_FILE).write_text(sums, encoding="ascii")
             for path in [*unfinished.iterdir(), unfinished]:
                 sync(path)
@@ -91,8 +100,8 @@ class Checkpoints:
                     line.partition("  ") for line in _small_text(folder / SUMS_FILE).splitlines() if line
                 )
             }
-            for file in FILES:
-                if expected.get(file) != _sha256(folder / file):
+            for file in [*FILES, *sorted(expected.keys() - set(FILES))]:
+                if Path(file).name != file or expected.get(file) != _sha256(folder / file):
                     raise MemplanError(f"{folder / file}: cut short or altered since it was written")
             return RunState.model_validate_json(_small_text(folder / STATE_FILE))
         except ValidationError as error:
@@ -152,6 +161,11 @@ class Checkpoints:
         for name in self.names():
             if name not in kept:
                 shutil.rmtree(self.folder / name, ignore_errors=True)
+
+
+def shard_file(shard: int, shards: int) -> str:
+    """Return the name of the file with the rows of the entity table that one of ``shards`` processes holds."""
+    return f"entity-{shard + 1:05}-of-{shards:05}.safetensors"
 
 
 def _remove(path: Path) -> None:

@@ -163,3 +163,34 @@ def _writing(path: Path) -> Iterator[None]:
         where = "" if error.filename is None else f": {error.filename}"
         way_out = "; free some space" if is_full(error) else ""
         raise MemplanError(f"{path}: cannot be written: {reason_of(error)}{where}{way_out}") from None
+
+
+class FollowersFolder(RunFolder):
+    """The run folder as the processes see it that do not lead: they read it, and each writes its own memory check."""
+
+    def __init__(self, path: Path, process: int) -> None:
+        self.path = path
+        self.checkpoints = Checkpoints(path / "checkpoint")
+        self._process = process
+
+    def rewind(self, state: RunState) -> None:
+        """Leave it to the first process."""
+
+    def close(self) -> None:
+        """Hold no lock."""
+
+    def describe(self, state: RunState) -> None:
+        """Leave it to the first process."""
+
+    def append(self, line: Line) -> None:
+        """Leave it to the first process."""
+
+    def write_check(self, check: MemoryCheck) -> None:
+        """Write memory_check.json under a name with the process's number."""
+        self._replace(f"memory_check.{self._process}.json", to_json(check) + "\n")
+
+    def write_curve(self, curve: list[tuple[str, int]]) -> None:
+        """Leave it to the first process."""
+
+    def write_progress(self, state: RunState, memory: dict[str, Any]) -> None:
+        """Leave it to the first process."""

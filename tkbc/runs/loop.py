@@ -13,6 +13,7 @@ from memplan.catalog.folders import Split
 from memplan.catalog.recipes import lower_rate
 from memplan.errors import DoesNotFitError, MemplanError, NotFiniteError
 from memplan.plan import MemoryCheck
+from memplan.prediction.estimate import plan_of_process
 from memplan.search.replan import Part
 from tkbc.data.dataset import Dataset
 from tkbc.measure.meter import start_clean
@@ -27,6 +28,7 @@ from tkbc.runs.state import Best, RunState
 from tkbc.runs.tensorboard import Board
 from tkbc.runs.watch import MemoryWatch, drift
 from tkbc.scoring import make_score
+from tkbc.sharded import Processes
 from tkbc.step.finite import check_step, check_tables
 from tkbc.step.trainer import Trainer
 from tkbc.step.waiting import synchronize, waiting
@@ -52,8 +54,10 @@ class Run:
         checkpoint: str | None,
         reporter: Reporter,
         should_stop: Callable[[], bool],
+        processes: Processes,
     ) -> None:
-        self.folder, self.dataset, self.state = folder, dataset, state
+        state.plan = plan_of_process(state.plan, processes.index)
+        self.folder, self.dataset, self.state, self.processes = folder, dataset, state, processes
         self.settings, self.reporter, self.should_stop = state.settings, reporter, should_stop
         start_clean(state.plan.workload.device)
         self.watch = MemoryWatch(state.plan)
@@ -73,6 +77,7 @@ class Run:
                     learning_rate=self.settings.learning_rate,
                     seed=self.settings.seed,
                     init_scale=self.settings.init_scale,
+                    processes=processes,
                     phase=self.watch.meter.phase,
                 )
         except (MemoryError, RuntimeError) as error:
@@ -80,8 +85,9 @@ class Run:
                 raise
             raise DoesNotFitError(f"out of memory before the first step: {_first_line(error)}") from None
         if checkpoint is not None:
-            load_checkpoint(folder.checkpoints.folder / checkpoint, self.trainer, state)
-        self.board = Board(folder.path / "tensorboard", state.epoch) if self.settings.tensorboard else None
+            processes.together(lambda: load_checkpoint(folder.checkpoints.folder / checkpoint, self.trainer, state))
+        has_board = self.settings.tensorboard and processes.leads
+        self.board = Board(folder.path / "tensorboard", state.epoch) if has_board else None
 
     def run(self) -> Result:
         """Train, validate and test; stop early where asked.
@@ -103,7 +109,8 @@ class Run:
             self._save_unless_over()
             return self._end(interrupted=True, test=None)
         except DoesNotFitError as error:
-            self._save_unless_over()
+            if self.processes.n == 1:
+                self._save_unless_over()
             raise DoesNotFitError(f"{error}. Free memory, then {self._resume}") from None
         except NotFiniteError as error:
             with suppress(MemplanError):  # the first error is the one to report
@@ -132,7 +139,8 @@ class Run:
             self._stop_if_asked()
             with self._training():
                 self._step(order, start)
-            if time.monotonic() - self._saved >= 60 * self.settings.checkpoint_minutes:
+            (to_save,) = self.processes.agree(time.monotonic() - self._saved >= 60 * self.settings.checkpoint_minutes)
+            if to_save:
                 self._save(f"epoch {state.epoch}, step {state.steps}")
         n_examples = len(order)
         del order  # the evaluation's plan does not count it
@@ -166,7 +174,8 @@ class Run:
             to_measure = (start == 0 or not self._check) and len(part) == trainer.workload.batch_size
             living = [*trainer.persistent_tensors(), order]
             with self.watch.measuring("training", living) if to_measure else nullcontext():
-                trainer.step(part, self._stop_if_asked, checking)
+                # Processes that train together stop together, between steps.
+                trainer.step(part, self._stop_if_asked if self.processes.n == 1 else lambda: None, checking)
 
         self._attempt("training", step)
         state.examples_done = start + len(part)
@@ -250,6 +259,8 @@ class Run:
                     raise
                 reason = _first_line(error)
             # Out here the exception is gone, and with it the tensors that its traceback held.
+            if self.processes.n > 1:  # the others are at work on the same step, in sizes that all must share
+                raise DoesNotFitError(f"process {self.processes.index} ran out of memory: {reason}")
             self._shrink(part, reason)
 
     def _shrink(self, part: Part, reason: str) -> None:
@@ -295,7 +306,8 @@ class Run:
             self.folder.append(Event(event="memory drift", epoch=self.state.epoch, what=drifted))
             self.reporter.notice(drifted)
             if self.settings.strict_memory:
-                self._save_unless_over()
+                if self.processes.n == 1:
+                    self._save_unless_over()
                 raise MemplanError(f"{drifted}; stopped by --strict-memory. Plan anew, or {self._resume}")
 
     def _save(self, where: str, name: str | None = None) -> None:
@@ -324,7 +336,8 @@ class Run:
         self.folder.write_progress(self.state, self.watch.now(self.trainer)._asdict())
 
     def _stop_if_asked(self) -> None:
-        if self.should_stop():
+        (asked,) = self.processes.agree(self.should_stop())
+        if asked:
             raise _StopRun
 
     def _way_out(self) -> str:

@@ -8,12 +8,13 @@ from pathlib import Path
 from memplan.errors import MemplanError
 from memplan.plan import Plan
 from tkbc.data.dataset import Dataset
-from tkbc.runs.folder import RunFolder
+from tkbc.runs.folder import FollowersFolder, RunFolder
 from tkbc.runs.loop import Run
 from tkbc.runs.reporter import EpochReport, MemoryNow, Reporter, Result
 from tkbc.runs.settings import TrainSettings
 from tkbc.runs.state import RunState, present_versions
 from tkbc.runs.tensorboard import require_tensorboard
+from tkbc.sharded import Processes
 
 __all__ = ["EpochReport", "MemoryNow", "Reporter", "Result", "TrainSettings", "resume", "train"]
 
@@ -27,6 +28,7 @@ def train(
     should_stop: Callable[[], bool] = lambda: False,
     *,
     data_dir: Path | None = None,
+    processes: Processes | None = None,
 ) -> Result:
     """Train as planned, check the plan against what is really allocated, evaluate, and leave a run folder.
 
@@ -35,7 +37,8 @@ def train(
     at the end, with the tables of the best validation. ``should_stop`` is asked after every micro-batch and every batch
     of queries; a run that stops early keeps a checkpoint of every finished step and skips the rest. A run that is out
     of memory goes on with a smaller plan from the step that failed. ``data_dir``: where the data were looked for, kept
-    for those who go on with the run.
+    for those who go on with the run. ``processes``: this one of those that train together, all of which call this with
+    the same arguments; the first writes the folder, each its own memory check and its rows of a checkpoint.
 
     Raises:
         DoesNotFitError: memory ran out and no smaller plan fits; a checkpoint holds every finished step.
@@ -53,9 +56,12 @@ def train(
         data_sha256=dataset.sha256,
         versions=present_versions(),
     )
-    folder = RunFolder.create(run_folder, state)
+    processes = processes or Processes(plan.workload)
+    folder = processes.together(
+        lambda: RunFolder.create(run_folder, state) if processes.leads else FollowersFolder(run_folder, processes.index)
+    )
     try:
-        return Run(folder, dataset, state, None, reporter or Reporter(), should_stop).run()
+        return Run(folder, dataset, state, None, reporter or Reporter(), should_stop, processes).run()
     finally:
         folder.close()
 
@@ -67,11 +73,14 @@ def resume(
     dataset: Dataset,
     reporter: Reporter | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    *,
+    processes: Processes | None = None,
 ) -> Result:
     """Go on with the run in ``run_folder`` from ``checkpoint``, or from its beginning where that is None.
 
     With the same versions, threads and plan the run ends with the parameters that it would have had uninterrupted, bit
-    for bit (on CUDA where it runs deterministically).
+    for bit (on CUDA where it runs deterministically). Another number of ``processes`` than before changes roundings
+    alone.
 
     Raises:
         As ``train`` does; and MemplanError where the data are not those of the run.
@@ -79,9 +88,12 @@ def resume(
     _check_shape(state.plan, dataset)
     if state.data_sha256 != dataset.sha256:
         raise MemplanError(f"{dataset.dataset}: not the data that {run_folder} was trained on; it has changed since")
-    folder = RunFolder(run_folder)
+    processes = processes or Processes(state.plan.workload)
+    folder = processes.together(
+        lambda: RunFolder(run_folder) if processes.leads else FollowersFolder(run_folder, processes.index)
+    )
     try:
-        run = Run(folder, dataset, state, checkpoint, reporter or Reporter(), should_stop)
+        run = Run(folder, dataset, state, checkpoint, reporter or Reporter(), should_stop, processes)
         folder.rewind(state)  # only now: a checkpoint that cannot be used has changed nothing
         return run.run()
     finally:

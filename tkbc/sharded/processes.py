@@ -7,44 +7,102 @@ every process changes its copy in the same way.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from memplan.errors import FailedElsewhereError
 from memplan.workload import Workload
 from tkbc.tensors import named, positions_in
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+T = TypeVar("T")
+Reduction = Literal["sum", "largest"]
+
 
 class Processes:
     """One process of a mesh that sends nothing: all there is, or one whose step runs on ghosts.
 
-    A subclass sends; what is summed is the same afterwards in all that took part, to the last bit.
+    A subclass sends. What is summed is the same afterwards in all that took part, to the last bit. Tensors that die
+    within a step are sent by way of room that lives as long as the run: a library that sends in the background may keep
+    what it was given a little longer than the step does, and memory would differ from run to run.
     """
 
     def __init__(self, workload: Workload) -> None:
+        self.index = workload.process
         self.shards, self.replicas = workload.shards, workload.replicas
         self.rows = workload.own_entities
         """The rows of the entity table that are this process's own."""
-        self.replica = workload.process // workload.shards
+        self.shard, self.replica = workload.process % workload.shards, workload.process // workload.shards
+        self.room: tuple[Tensor, ...] = ()
+        """What lives as long as the run, for what is sent."""
 
     @property
     def n(self) -> int:
         """How many there are."""
         return self.shards * self.replicas
 
+    @property
+    def leads(self) -> bool:
+        """Whether this is the one that writes what is written once."""
+        return self.index == 0
+
+    def make_room(self, workload: Workload, library: Any) -> None:
+        """Allocate room for what is sent with these sizes, from the ``library`` of the step's tensors."""
+        self.room = ()
+        if self.shards > 1:
+            n, device = workload.eval_batch_size, workload.device
+            widest = max(workload.micro_batch_size, n) * workload.width
+            rows = library.empty((widest,), dtype=library.float32, device=device)
+            counts = library.empty((2 * n,), dtype=library.float64, device=device)
+            self.room = (
+                named("room for rows that are sent", rows, "data"),
+                named("room for counts that are sent", counts, "data"),
+            )
+
     def sum_over_shards_(self, tensor: Tensor) -> None:
         """Replace ``tensor`` by its sum over the processes that hold the entity table between them."""
+        if self.shards > 1:
+            self._by_way_of_room(tensor, "sum")
 
     def largest_of_shards_(self, tensor: Tensor) -> None:
         """Replace each element of ``tensor`` by the largest over those processes."""
+        if self.shards > 1:
+            self._by_way_of_room(tensor, "largest")
+
+    def _by_way_of_room(self, tensor: Tensor, how: Reduction) -> None:
+        rows, counts = self.room
+        room = (counts if tensor.element_size() == 8 else rows)[: tensor.numel()].view_as(tensor)
+        room.copy_(tensor)
+        self._reduce_over_shards_(room, how)
+        tensor.copy_(room)
+
+    def _reduce_over_shards_(self, tensor: Tensor, how: Reduction) -> None:
+        pass
 
     def sum_over_replicas_(self, tensor: Tensor) -> None:
-        """Replace ``tensor`` by its sum over the processes that own the same rows."""
+        """Replace ``tensor``, which lives as long as the run, by its sum over the processes that own the same rows."""
 
-    def any(self, here: bool) -> bool:
-        """Return whether ``here`` holds in any process: all ask at the same point of their work."""
+    def agree(self, *here: bool) -> tuple[bool, ...]:
+        """Return which of these hold in any process: all ask at the same point of their work."""
         return here
+
+    def together(self, action: Callable[[], T]) -> T:
+        """Return what ``action`` returns, once it has succeeded in every process.
+
+        Raises:
+            FailedElsewhereError: it raised in another process; where it raised here, that.
+        """
+        try:
+            result = action()
+        except Exception:
+            self.agree(True)
+            raise
+        (failed,) = self.agree(False)
+        if failed:
+            raise FailedElsewhereError
+        return result
 
 
 def gathered(processes: Processes, own: Tensor, ids: Tensor, name: str) -> Tensor:

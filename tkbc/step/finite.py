@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from memplan.errors import NotFiniteError
+from memplan.errors import FailedElsewhereError, NotFiniteError
 from tkbc.models.base import gradient
 from tkbc.step.stepper import Stepper
 from tkbc.step.waiting import Wait, waiting
@@ -65,6 +65,9 @@ def _check(
         wrong = [f"{name} is {value}" for name, value in (("the loss", loss), ("the N3 penalty", penalty))
                  if not math.isfinite(value)]  # fmt: skip
         wrong += [name for name, tensor in suspects if not _is_finite(tensor)]
+    (wrong_anywhere,) = trainer.processes.agree(bool(wrong))
+    if wrong_anywhere and not wrong:
+        raise FailedElsewhereError
     if wrong:
         since = f" (or up to {CHECK_STEPS} steps before)" if on_cuda else ""
         raise NotFiniteError(f"{where}{since}: not finite any more: {', '.join(wrong)}. {way_out}")

@@ -50,6 +50,8 @@ class Trainer(Stepper):
             processes=processes,
             phase=phase,
         )
+        with phase("setup"):
+            self.processes.make_room(workload, torch)
         # Columns, not rows: a micro-batch's heads then lie side by side, as index_select wants its ids.
         examples = np.ascontiguousarray(with_reciprocals(facts, workload.n_relations).T)
         self._intervals: tuple[Ids, Ids] | None = None
@@ -80,6 +82,7 @@ class Trainer(Stepper):
                     yield state
         yield self.examples
         yield self.totals
+        yield from self.processes.room
 
     def shuffled(self, epoch: int) -> Tensor:
         """Return the order of the examples in ``epoch``, (2 · n_facts,) int64: a function of seed and epoch alone.

@@ -22,7 +22,7 @@ def rank_with(checkpoint: Path, plan: Plan, dataset: Dataset, split: Literal["va
         DoesNotFitError: memory runs out.
         MemplanError: the checkpoint cannot be read or is of another model.
     """
-    workload = plan.workload
+    workload = plan.workload.alone
     try:
         model = MODELS[workload.model](workload)
         load_model(checkpoint, model)

@@ -26,7 +26,7 @@ def load_trained(checkpoint: Path, workload: Workload) -> Model:
         MemplanError: the checkpoint cannot be read or is of another model.
     """
     try:
-        model = MODELS[workload.model](workload.model_copy(update={"device": "cpu"}))
+        model = MODELS[workload.model](workload.alone.model_copy(update={"device": "cpu"}))
         load_model(checkpoint, model)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):

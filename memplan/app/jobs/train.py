@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memplan.app.jobs.prepare import check_free, new_folder, prepare, read_plan
+from memplan.app.jobs.together import Task, launched_index, together, work
 from memplan.app.request import SearchRequest
 from memplan.app.views.next_steps import after_training
 from memplan.app.views.terminal import make_console, plan_summary, printable
@@ -43,6 +44,10 @@ def run_command(
         DoesNotFitError: nothing fits the budget.
         MemplanError: data, plan, device or run folder cannot be used.
     """
+    index = launched_index()
+    if index:  # of those that torchrun started the first reads the options
+        work(None)
+        return
     if run_folder is not None:
         check_free(run_folder)
     saved = None if plan_file is None else read_plan(plan_file, given, auto_fit=auto_fit)
@@ -60,6 +65,12 @@ def run_command(
         check_device(plan, target)
     # Before PyTorch is loaded, which takes seconds: the user sees at once what is about to happen.
     _announce(console, plan, target, train_settings, source, auto_fit=auto_fit)
+    if index == 0 or plan.workload.n_processes > 1:
+        task = Task(
+            plan=plan, settings=train_settings, dataset=graph.dataset, data_dir=given.data_dir, folder=run_folder
+        )
+        together(task, console)
+        return
     prepare_torch(plan)
     with loading(console):
         check_device(plan, target)

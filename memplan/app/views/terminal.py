@@ -34,6 +34,11 @@ def make_console() -> Console:
     return console
 
 
+def quiet_console() -> Console:
+    """Return a console that shows nothing: of a process whose part another one reports."""
+    return Console(quiet=True)
+
+
 def printable(text: str) -> str:
     """Return the text with its control characters, and those that turn its direction, shown and not obeyed.
 
