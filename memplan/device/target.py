@@ -82,7 +82,9 @@ def resolve(device: str | None, budget: str | None, devices: str | None = None) 
     if asked.device is not None and device is not None:
         one, other = (_resolve(name, None, 1).name for name in (device, asked.device))
         if one != other:
-            raise UsageError(f"--device {device} and --devices {devices} name two kinds, {one} and {other}; leave one")
+            raise UsageError(
+                f"--device {device} and --devices {devices} name two kinds, {one} and {other}; leave one out"
+            )
     found = _as_measured(_resolve(asked.device or device, _parse_budget(budget), asked.n), asked.n)
     several = asked.n > 1
     return found._replace(

@@ -55,7 +55,7 @@ class Meshes:
     def plan(self) -> Plan:
         """Return the fastest plan of any mesh that fits; the other meshes are its first alternatives."""
         best = self.best()
-        found, mesh = best.plan(), _name(best.base)
+        found, mesh = best.plan(), mesh_name(best.base.shards, best.base.replicas)
         others = [self._other(search) for search in self._searches if search is not best]
         why = f"{mesh}, the fastest mesh that fits" if others else mesh
         return found.model_copy(
@@ -84,14 +84,14 @@ class Meshes:
     def _other(self, search: Search) -> Alternative:
         if search.fits():
             return search.alternative(search.chosen(), search.chosen_bytes(), "another mesh; fits")
-        over = format_bytes(search.smallest_bytes() - search.target.budget_bytes)
-        why = f"another mesh, and {over} over the budget"
-        return search.alternative(search.smallest(), search.smallest_bytes(), why)
+        workload, needed = search.fastest_of_all()
+        over = format_bytes(needed - search.target.budget_bytes)
+        return search.alternative(workload, needed, f"another mesh, and {over} over the budget")
 
 
-def _name(workload: Workload) -> str:
-    replicas = "1 replica" if workload.replicas == 1 else f"{workload.replicas} replicas"
-    return f"{workload.shards} shard{'s' * (workload.shards > 1)} × {replicas}"
+def mesh_name(shards: int, replicas: int) -> str:
+    """Return a mesh in words: ``2 shards × 1 replica``."""
+    return " × ".join(f"{n} {what}{'' if n == 1 else 's'}" for n, what in ((shards, "shard"), (replicas, "replica")))
 
 
 def count_of(search: Search | Meshes) -> DeviceCount:

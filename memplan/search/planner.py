@@ -243,12 +243,14 @@ class Search:
     def nothing_fits(self, *, at_any_rank: bool = False) -> DoesNotFitError:
         """Return the error that names the smallest budget that would do and the largest tensor in the way."""
         workload = self.smallest()
-        n = workload.n_processes
-        way_out = "Raise the budget" if n == 1 else "Raise the budget, take more devices (they divide the entity table)"
-        on_each = "" if n == 1 else f" on each of {n} devices"
+        obstacle = estimate(workload, outside_bytes=self.target.outside_bytes).tensors_at_peak[0]
+        way_out, on_each = "Raise the budget", ""
+        if workload.n_processes > 1:
+            on_each = f" on each of {workload.n_processes} devices"
+            is_whole = obstacle.kind == "data"
+            way_out += ", take devices with more memory (it is whole on each)" if is_whole else ", take more devices"
         if not at_any_rank:
             way_out += ", lower --rank, or let --allow-rank-reduction do so"
-        obstacle = estimate(workload, outside_bytes=self.target.outside_bytes).tensors_at_peak[0]
         dimensions = " × ".join(str(size) for size in obstacle.shape)
         return DoesNotFitError(
             f"nothing fits {format_bytes(self.target.budget_bytes)} ({self.target.budget_source}){on_each}: the "

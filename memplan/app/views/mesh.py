@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from memplan.device.target import Target
 from memplan.plan import Mesh
+from memplan.search.meshes import mesh_name
 from memplan.units import format_bytes, format_count
 from memplan.workload import Workload
-
-
-def mesh_name(shards: int, replicas: int) -> str:
-    """Return a mesh in words: ``2 shards × 1 replica``."""
-    return " × ".join(f"{n} {what}{'' if n == 1 else 's'}" for n, what in ((shards, "shard"), (replicas, "replica")))
 
 
 def mesh_lines(mesh: Mesh, workload: Workload, target: Target) -> list[str]:
