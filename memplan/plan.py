@@ -85,6 +85,44 @@ class Knob(BaseModel):
     """Whether another model would be trained; otherwise only memory and time change."""
 
 
+class DeviceCount(BaseModel):
+    """What a number of devices comes to, for choosing one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    devices: int
+    shards: int
+    replicas: int
+    device_bytes: ByteCount
+    """On each, in the fastest plan that fits, or the smallest where none does."""
+    fits: bool
+    seconds_per_epoch: float | None
+    """None where nothing fits."""
+
+
+class Mesh(BaseModel):
+    """The processes that train together, one a device: all other bytes of an estimate or plan are of one of them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    devices: int
+    shards: int
+    """Processes that hold the entity table between them."""
+    replicas: int
+    """Groups of them, which share every batch."""
+    sent_bytes_per_step: ByteCount
+    """What each process sends in a full step."""
+    collectives_per_step: int
+    nccl_bytes: ByteCount
+    """What NCCL takes on each device outside the allocator: a stated number, part of the device bytes."""
+    host_bytes: ByteCount
+    """Host memory of the training facts' ids and filter, all processes together; at most."""
+    replicated_bytes: ByteCount
+    """What the training facts take on every device, however many there are: part of the device bytes."""
+    counts: list[DeviceCount] | None = None
+    """Other numbers of devices; None where the number was not the search's to choose."""
+
+
 class Estimate(BaseModel):
     """What one workload allocates."""
 
@@ -98,6 +136,8 @@ class Estimate(BaseModel):
     fits: bool | None = None
     knobs: list[Knob] | None = None
     """What each knob would save, the largest saving first; None where it was not asked for."""
+    mesh: Mesh | None = None
+    """None for one device."""
 
 
 class Alternative(BaseModel):
@@ -108,6 +148,8 @@ class Alternative(BaseModel):
     micro_batch_size: int
     chunk_size: int
     scoring: Scoring
+    shards: int = 1
+    replicas: int = 1
     device_bytes: ByteCount
     seconds_per_epoch: float
     reason: str
@@ -143,6 +185,8 @@ class Plan(BaseModel):
     alternatives: list[Alternative]
     recipe: str | None = None
     """The recipe under its settings, whose rate and epochs it is trained with; None: the model's default one."""
+    mesh: Mesh | None = None
+    """None for one device."""
 
     @model_validator(mode="after")
     def _agree(self) -> Plan:

@@ -11,6 +11,7 @@ from memplan.app.api import Settings, as_options
 from memplan.app.jobs.prepare import check_free, check_settled, new_folder, prepare
 from memplan.app.request import SearchRequest
 from memplan.catalog.datasets import DEMO
+from memplan.errors import UsageError
 from memplan.plan import Plan
 from tkbc.runs.readiness import check_device, prepare_torch
 from tkbc.runs.reporter import Reporter, Result
@@ -76,6 +77,9 @@ def train(
         check_free(folder)
     given, settings, saved = _sorted_out(dataset, options)
     plan, graph, train_settings, target, _ = prepare(given, settings, auto_fit=saved is None, saved=saved)
+    if plan.workload.n_processes > 1:
+        n = plan.workload.n_processes
+        raise UsageError(f"devices: {n} processes are not started from within one; use memplan train --devices {n}")
     prepare_torch(plan)
     check_device(plan, target)
     from tkbc.runs.train import train as run  # PyTorch, only now that its libraries are told what to do

@@ -9,18 +9,22 @@ from typing import Any, TypedDict, Unpack
 
 from memplan.app.request import EPOCH_SECONDS, Graph, GraphRequest, Job, PlanRequest, SearchRequest, gather
 from memplan.catalog.datasets import DEMO
-from memplan.device.present import usable_threads
-from memplan.device.target import Target, resolve
+from memplan.device.asked import is_auto
+from memplan.device.target import Target, numbers_to_try, resolve, threads_of
 from memplan.device.workspace import DETERMINISTIC_WORKSPACE, WORKSPACE_VARIABLE, workspace_bytes
 from memplan.errors import DoesNotFitError, UsageError
 from memplan.memory.cuda.environment import from_environment
-from memplan.plan import Estimate, Plan
+from memplan.plan import DeviceCount, Estimate, Plan
 from memplan.prediction.estimate import estimate as estimate_workload
 from memplan.search import planner
 from memplan.search.knobs import knobs
+from memplan.search.meshes import Meshes, count_of, mesh_of, mesh_shapes
 from memplan.workload import TRAITS, Shape, Workload, build_workload
 from memplan.workload.alloc_conf import AllocatorSettings
 from memplan.workload.rules import preferred, require
+
+MORE_TIMES = 8
+"""Of the fewest devices that will do, what is shown besides: how the time falls with more."""
 
 
 class Settings(TypedDict, total=False):
@@ -49,6 +53,8 @@ class Settings(TypedDict, total=False):
     eval_batch_size: int | None
     eval_chunk_size: int | None
     device: str | None
+    devices: str | int | None
+    shards: int | None
     budget: str | int | None
     alloc_conf: str | None
 
@@ -90,14 +96,15 @@ def plan(
     """
     options = as_options(dataset, settings)
     given = PlanRequest(allow_rank_reduction=allow_rank_reduction, epoch_seconds=epoch_seconds, **options)
-    return plan_given(given, resolve(given.device, given.budget))
+    return plan_given(given, target_given(given))
 
 
 def as_options(dataset: str | Path | Shape, settings: Settings) -> dict[str, Any]:
     """Return the commands' options, which are text where a number or a path is as natural."""
     options: dict[str, Any] = {**settings}
-    if options.get("rank") is not None:
-        options["rank"] = str(options["rank"])
+    for name in ("rank", "devices"):
+        if options.get(name) is not None:
+            options[name] = str(options[name])
     if isinstance(options.get("budget"), int):
         options["budget"] = f"{options['budget']}B"
     if options.get("data_dir") is not None:
@@ -112,14 +119,19 @@ def estimate_given(
 
     ``workload``: what to estimate instead, on its own kind of device unless the options name one.
     """
-    target = resolve(given.device or (None if workload is None else workload.device), given.budget)
+    if is_auto(given.devices):
+        raise UsageError("--devices auto: an estimate chooses nothing; say how many, or use memplan plan")
+    devices = given.devices
+    if workload is not None and workload.n_processes > 1:
+        devices = str(workload.n_processes)
+    target = resolve(given.device or (None if workload is None else workload.device), given.budget, devices)
     if workload is None:
         workload = workload_given(given, target)
     target = within_fraction(target, workload.model_dump(include={"alloc_conf", "device_total_bytes"}))
     found = estimate_workload(workload, outside_bytes=target.outside_bytes, budget_bytes=target.budget_bytes)
     if explain:
         found = found.model_copy(update={"knobs": knobs(workload, target)})
-    return found, target
+    return found.model_copy(update={"mesh": mesh_of(workload, target)}), target
 
 
 def workload_given(given: GraphRequest, target: Target) -> Workload:
@@ -128,6 +140,7 @@ def workload_given(given: GraphRequest, target: Target) -> Workload:
         raise UsageError("--rank auto: an estimate chooses nothing; say a rank, or use memplan plan")
     job = gather(given)
     settings = settings_for(job, target)
+    settings |= _plain_mesh(settings, target)
     score = settings.get("score") or TRAITS[settings["model"]].scores[0]
     settings.setdefault("scoring", preferred(score, target.device, target.capability))
     if job.graph.n_queries is not None:
@@ -138,9 +151,16 @@ def workload_given(given: GraphRequest, target: Target) -> Workload:
     return workload
 
 
+def _plain_mesh(settings: dict[str, Any], target: Target) -> dict[str, int]:
+    """Return the mesh where none is searched for: unless it was said, each device has a part of the entity table."""
+    n_devices = target.n_devices or 1
+    ((shards, replicas),) = mesh_shapes(n_devices, settings.get("shards", n_devices))
+    return {"shards": shards, "replicas": replicas}
+
+
 def settings_for(job: Job, target: Target) -> dict[str, Any]:
     """Return a job's settings with what the target adds: its threads, its allocator's options, its workspace."""
-    settings: dict[str, Any] = {"threads": usable_threads(), "workspace_bytes": target.workspace_bytes}
+    settings: dict[str, Any] = {"threads": threads_of(target.n_devices or 1), "workspace_bytes": target.workspace_bytes}
     if target.device == "cuda":
         alloc_conf = job.settings.get("alloc_conf")
         settings |= allocator_settings(target, from_environment() if alloc_conf is None else alloc_conf)
@@ -172,6 +192,45 @@ def within_fraction(target: Target, settings: dict[str, Any]) -> Target:
     )
 
 
+def target_given(given: SearchRequest, graph: Graph | None = None) -> Target:
+    """Return the target that a command's options name; of ``--devices auto`` that of the fewest devices that will do.
+
+    Where no number of them will, the largest is the target: planning for it says what stands in the way.
+    """
+    if not is_auto(given.devices):
+        return resolve(given.device, given.budget, given.devices)
+    job = gather(given, graph)
+    for n_devices in _numbers(given):
+        target = resolve(given.device, given.budget, str(n_devices))
+        if _search_given(job, given, target).fits():
+            break
+    return target
+
+
+def counts_given(given: SearchRequest, target: Target) -> list[DeviceCount]:
+    """Return what each number of devices comes to, from 1 to some times the target's."""
+    job = gather(given)
+    most = MORE_TIMES * (target.n_devices or 1)
+    targets = (resolve(given.device, given.budget, str(n)) for n in _numbers(given) if n <= most)
+    return [count_of(_search_given(job, given, of_number)) for of_number in targets]
+
+
+def _numbers(given: SearchRequest) -> list[int]:
+    numbers = numbers_to_try(given.device)
+    found = [n for n in numbers if given.shards is None or (given.shards > 0 and n % given.shards == 0)]
+    if not found:
+        tried = ", ".join(map(str, numbers))
+        raise UsageError(f"--shards {given.shards}: divides none of the numbers that --devices auto tries, {tried}")
+    return found
+
+
+def _search_given(job: Job, given: SearchRequest, target: Target) -> planner.Search | Meshes:
+    if given.rank_is_auto:
+        raise UsageError("--devices auto and --rank auto: one of the two has to be said")
+    settings = settings_for(job, target)
+    return planner.search_of(job.graph.shape, within_fraction(target, settings), job.graph.n_queries, settings)
+
+
 def plan_given(given: SearchRequest, target: Target, graph: Graph | None = None, *, auto_fit: bool = True) -> Plan:
     """Return the plan of a command's options for a graph (else the one that they name).
 
@@ -201,8 +260,10 @@ def _plan_of(job: Job, given: SearchRequest, target: Target, *, auto_fit: bool) 
     settings["allow_rank_reduction"] = given.allow_rank_reduction
     if auto_fit:
         return planner.plan(shape, target, **settings)
-    plain = {"micro_batch_size": settings["batch_size"], "chunk_size": shape.n_entities}
+    mesh = _plain_mesh(settings, target)
+    whole = -(-settings["batch_size"] // mesh["replicas"]), -(-shape.n_entities // mesh["shards"])
+    plain = dict(zip(("micro_batch_size", "chunk_size"), whole, strict=True))
     try:
-        return planner.plan(shape, target, **{**plain, **settings})
+        return planner.plan(shape, target, **{**plain, **settings, **mesh})
     except DoesNotFitError as error:
         raise DoesNotFitError(f"{error}, or let --auto-fit-gpu choose smaller micro-batches and chunks") from None

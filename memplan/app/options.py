@@ -66,7 +66,19 @@ OPTIONS: dict[str, OptionInfo] = {
         help="cpu, cuda, a GPU's name such as T4, or its memory such as 8GiB; else the GPU present, else cpu.",
         rich_help_panel=_WHERE,
     ),
-    "budget": typer.Option(help="Memory that the run may take, such as 8GiB or 200MiB.", rich_help_panel=_WHERE),
+    "devices": typer.Option(
+        metavar="N|NxNAME|auto",
+        help="How many train together: 2 of --device, of the GPUs present, or CPU processes; 2xT4; auto: the fewest "
+        "that will do (plan, train).",
+        rich_help_panel=_WHERE,
+    ),
+    "shards": typer.Option(
+        help="Devices that hold the entity table between them; the rest are replicas. Else the search's to choose.",
+        rich_help_panel=_WHERE,
+    ),
+    "budget": typer.Option(
+        help="Memory that the run may take, such as 8GiB or 200MiB; with --devices, on each.", rich_help_panel=_WHERE
+    ),
     "alloc_conf": typer.Option(
         help="CUDA allocator options as in PYTORCH_ALLOC_CONF, such as expandable_segments:True; "
         "else the environment's.",

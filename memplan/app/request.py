@@ -45,6 +45,8 @@ class JobRequest:
     eval_batch_size: int | None = None
     eval_chunk_size: int | None = None
     device: str | None = None
+    devices: str | None = None
+    shards: int | None = None
     budget: str | None = None
     alloc_conf: str | None = None
 

@@ -19,18 +19,18 @@ LAUNCHES_PER_STEP = 30
 
 
 def seconds_per_epoch(workload: Workload, rates: Rates) -> float:
-    """Return the predicted seconds of one training epoch."""
-    examples = workload.n_examples
+    """Return the predicted seconds of one training epoch: what a process computes for its rows and its examples."""
+    examples = -(-workload.n_examples // workload.replicas)
     micro_batches = workload.steps_per_epoch * workload.accumulation_steps
-    chunks = -(-workload.n_entities // workload.chunk_size)
-    candidates = workload.n_entities
+    candidates = n_rows = len(workload.own_entities)
+    chunks = -(-n_rows // workload.chunk_size)
     if workload.predicts_time:
         chunks += -(-workload.n_timestamps // workload.time_chunk_size)
         candidates += workload.n_timestamps
     forward, backward = _score_seconds(workload, rates)
     # With one chunk the scores are kept; with more, each chunk's are computed again in the backward. The chunked
     # scoring's backward builds its graph anew in any case; the materialized one keeps it.
-    forwards = 1 if workload.chunk_size >= workload.n_entities else 2
+    forwards = 1 if workload.chunk_size >= n_rows else 2
     if workload.scoring == "chunked":
         forwards += 1
     scores = examples * candidates
@@ -39,7 +39,7 @@ def seconds_per_epoch(workload: Workload, rates: Rates) -> float:
         LAUNCHES_PER_MICRO_BATCH + chunks * LAUNCHES_PER_CHUNK * forwards
     )
     # Every micro-batch adds to the whole gradient table of the entities; every step reads and writes all tables.
-    table_bytes = 4 * workload.width * workload.n_entities
+    table_bytes = 4 * workload.width * n_rows
     return (
         scores * per_example
         + scores * SOFTMAX_BYTES / rates.bytes_per_second
@@ -52,11 +52,12 @@ def seconds_per_epoch(workload: Workload, rates: Rates) -> float:
 def evaluation_seconds(workload: Workload, rates: Rates) -> float:
     """Return the predicted seconds of ranking as many queries as an epoch has examples."""
     batches = -(-workload.n_examples // workload.eval_batch_size)
-    chunks = -(-workload.n_entities // workload.eval_chunk_size)
+    n_rows = len(workload.own_entities)
+    chunks = -(-n_rows // workload.eval_chunk_size)
     forward, _ = _score_seconds(workload, rates)
     passes = 1 if chunks == 1 else 2
     return (
-        workload.n_examples * workload.n_entities * passes * (forward + SOFTMAX_BYTES / rates.bytes_per_second)
+        workload.n_examples * n_rows * passes * (forward + SOFTMAX_BYTES / rates.bytes_per_second)
         + batches * (LAUNCHES_PER_MICRO_BATCH + chunks * LAUNCHES_PER_CHUNK * passes) * rates.launch_seconds
     )
 

@@ -17,6 +17,8 @@ from memplan.plan import Alternative, Plan
 from memplan.prediction.estimate import estimate, peak_of
 from memplan.prediction.rehearsal import rehearsal
 from memplan.search.cost import evaluation_seconds, seconds_per_epoch
+from memplan.search.meshes import Meshes, mesh_of, mesh_shapes
+from memplan.search.sent import sending_seconds
 from memplan.search.side import Layout, Side, chunk_choices, halvings
 from memplan.units import format_bytes, format_mib_up
 from memplan.workload import MAX_RANK, Shape, Workload, build_workload
@@ -40,6 +42,7 @@ def plan(
 ) -> Plan:
     """Return the fastest plan, by the cost model, that fits ``target.budget_bytes``.
 
+    Where the target is one of several devices, over every mesh of them, or those with as many ``shards`` as are given.
     ``settings`` are fields of the workload; ``micro_batch_size``, ``chunk_size``, ``scoring``, ``eval_batch_size`` and
     ``eval_chunk_size`` are searched where left out. The evaluation's batch, given or not, is no larger than
     ``n_queries`` where a split is known to hold no more. With ``allow_rank_reduction`` the rank is lowered to the
@@ -49,20 +52,20 @@ def plan(
         UsageError: a setting is out of range.
         DoesNotFitError: nothing fits; names the smallest budget that would do and the largest tensor in its way.
     """
-    search = Search(shape, target, n_queries, settings)
+    search = search_of(shape, target, n_queries, settings)
     if search.smallest_bytes() <= target.budget_bytes:
         return search.plan()
     if not allow_rank_reduction:
         raise search.nothing_fits()
 
     def fits(rank: int) -> bool:
-        return Search(shape, target, n_queries, {**settings, "rank": rank}).smallest_bytes() <= target.budget_bytes
+        return search_of(shape, target, n_queries, {**settings, "rank": rank}).smallest_bytes() <= target.budget_bytes
 
     asked = search.base.rank
     rank = _largest(fits, asked - 1)
     if rank == 0:
-        raise Search(shape, target, n_queries, {**settings, "rank": 1}).nothing_fits(at_any_rank=True)
-    found = Search(shape, target, n_queries, {**settings, "rank": rank}).plan()
+        raise search_of(shape, target, n_queries, {**settings, "rank": 1}).nothing_fits(at_any_rank=True)
+    found = search_of(shape, target, n_queries, {**settings, "rank": rank}).plan()
     return found.model_copy(update={"rank_lowered_from": asked})
 
 
@@ -76,8 +79,8 @@ def plan_largest_rank(
         DoesNotFitError: nothing fits, whatever the rank.
     """
 
-    def at(rank: int) -> Search:
-        return Search(shape, target, n_queries, {**settings, "rank": rank})
+    def at(rank: int) -> Search | Meshes:
+        return search_of(shape, target, n_queries, {**settings, "rank": rank})
 
     if at(1).smallest_bytes() > target.budget_bytes:
         raise at(1).nothing_fits(at_any_rank=True)
@@ -108,6 +111,27 @@ def _largest(holds: Callable[[int], bool], most: int) -> int:
     return low
 
 
+def search_of(shape: Shape, target: Target, n_queries: int | None, settings: dict[str, Any]) -> Search | Meshes:
+    """Return the search for a workload's sizes, over every mesh that can be where the target has several devices.
+
+    Raises:
+        UsageError: a setting is out of range, in every mesh.
+    """
+    shards, replicas = settings.get("shards"), settings.get("replicas")
+    if replicas is not None or (target.n_devices in (None, 1) and shards is None):
+        return Search(shape, target, n_queries, settings)
+    found, problems = [], []
+    for n_shards, n_replicas in mesh_shapes(target.n_devices or 1, shards):
+        try:
+            of_mesh = {**settings, "shards": n_shards, "replicas": n_replicas}
+            found.append(Search(shape, target, n_queries, of_mesh))
+        except UsageError as error:  # more replicas than a batch has examples, or than leave a micro-batch as asked for
+            problems.append(error)
+    if not found:
+        raise problems[0]
+    return Meshes(found)
+
+
 class Search:
     """The search for one workload's sizes: two sides, training and evaluation, within one budget."""
 
@@ -128,14 +152,14 @@ class Search:
         def choices(name: str, all_of_them: list[int]) -> list[int]:
             return [getattr(base, name)] if name in fixed else all_of_them
 
-        chunks = [base.n_entities] if base.scoring == "materialized" else chunk_choices(base.n_entities)
+        chunks = [base.n_entities] if base.scoring == "materialized" else chunk_choices(len(base.own_entities))
         largest = min(LARGEST_EVALUATION, n_queries or LARGEST_EVALUATION)
         self.training = Side(
-            choices("micro_batch_size", halvings(base.batch_size)),
+            choices("micro_batch_size", halvings(base.replica_batch_size)),
             choices("chunk_size", chunks),
             workload_of=self._trained,
             bytes_of=lambda workload: self._device_bytes(workload, evaluation=False),
-            seconds_of=lambda workload: seconds_per_epoch(workload, target.rates),
+            seconds_of=self.seconds,
             budget_bytes=target.budget_bytes,
         )
         self.evaluation = Side(
@@ -147,10 +171,40 @@ class Search:
             budget_bytes=target.budget_bytes,
         )
 
+    def seconds(self, workload: Workload) -> float:
+        """Return the predicted time of an epoch, computing and sending."""
+        computing = seconds_per_epoch(workload, self.target.rates)
+        return computing if workload.n_processes == 1 else computing + sending_seconds(workload, self.target.link)
+
+    def best(self) -> Search:
+        """Return this: there is no other mesh."""
+        return self
+
+    def fits(self) -> bool:
+        """Return whether anything does."""
+        return self.smallest_bytes() <= self.target.budget_bytes
+
+    def smallest(self) -> Workload:
+        """Return the workload that takes least."""
+        return self._workload(self.training.smallest, self.evaluation.smallest)
+
+    def fastest_of_all(self) -> tuple[Workload, int]:
+        """Return the fastest workload, whether it fits or not, and what its training takes on the device."""
+        layout = self.training.by_preference(self.training.layouts())[0]
+        return self._trained(layout), self.training.device_bytes(layout)
+
+    def chosen(self) -> Workload:
+        """Return the fastest workload that fits; the smallest is known to."""
+        return self._workload(self.training.fastest(), self.evaluation.fastest())
+
+    def chosen_bytes(self) -> int:
+        """Return what the fastest workload that fits takes on the device."""
+        sides = (self.training, self.evaluation)
+        return max(side.device_bytes(side.fastest()) for side in sides)
+
     def plan(self) -> Plan:
         """Return the fastest plan that fits; ``smallest_bytes`` is known to."""
-        layout = self.training.fastest()
-        chosen = self._workload(layout, self.evaluation.fastest())
+        layout, chosen = self.training.fastest(), self.chosen()
         result = estimate(chosen, outside_bytes=self.target.outside_bytes, budget_bytes=self.target.budget_bytes)
         ordered = self.training.by_preference(self.training.layouts())
         place = ordered.index(layout)
@@ -171,9 +225,10 @@ class Search:
             budget_source=self.target.budget_source,
             smallest_budget_bytes=self.smallest_bytes(),
             fits=True,
-            seconds_per_epoch=seconds_per_epoch(chosen, self.target.rates),
+            seconds_per_epoch=self.seconds(chosen),
             reason=self._reason(chosen, is_fastest=place == 0),
             alternatives=[*self._other_layouts(ordered, place), *self._other_scorings(layout.chunk)],
+            mesh=mesh_of(chosen, self.target),
         )
 
     def smallest_bytes(self) -> int:
@@ -187,17 +242,21 @@ class Search:
 
     def nothing_fits(self, *, at_any_rank: bool = False) -> DoesNotFitError:
         """Return the error that names the smallest budget that would do and the largest tensor in the way."""
-        way_out = "Raise the budget"
+        workload = self.smallest()
+        obstacle = estimate(workload, outside_bytes=self.target.outside_bytes).tensors_at_peak[0]
+        way_out, on_each = "Raise the budget", ""
+        if workload.n_processes > 1:
+            on_each = f" on each of {workload.n_processes} devices"
+            is_whole = obstacle.kind == "data"
+            way_out += ", take devices with more memory (it is whole on each)" if is_whole else ", take more devices"
         if not at_any_rank:
             way_out += ", lower --rank, or let --allow-rank-reduction do so"
-        workload = self._workload(self.training.smallest, self.evaluation.smallest)
-        obstacle = estimate(workload, outside_bytes=self.target.outside_bytes).tensors_at_peak[0]
         dimensions = " × ".join(str(size) for size in obstacle.shape)
         return DoesNotFitError(
-            f"nothing fits {format_bytes(self.target.budget_bytes)} ({self.target.budget_source}): the smallest budget "
-            f"that would do is {format_mib_up(self.smallest_bytes())} (rank {workload.rank}, micro-batch "
-            f"{workload.micro_batch_size}, chunk {workload.chunk_size}, {workload.scoring} scoring); the largest "
-            f"tensor then is the {obstacle.name}, {dimensions}, {format_bytes(obstacle.bytes)}. {way_out}"
+            f"nothing fits {format_bytes(self.target.budget_bytes)} ({self.target.budget_source}){on_each}: the "
+            f"smallest budget that would do is {format_mib_up(self.smallest_bytes())} (rank {workload.rank}, "
+            f"micro-batch {workload.micro_batch_size}, chunk {workload.chunk_size}, {workload.scoring} scoring); the "
+            f"largest tensor then is the {obstacle.name}, {dimensions}, {format_bytes(obstacle.bytes)}. {way_out}"
         )
 
     def _trained(self, layout: Layout) -> Workload:
@@ -223,33 +282,36 @@ class Search:
             over = side.device_bytes(layout) - budget
             # A caching allocator can reserve less for a larger layout; the staircase does not count on it.
             why = f"{format_bytes(over)} over the budget" if over > 0 else "not every smaller layout fits"
-            yield self._alternative(side.workload_of(layout), side.device_bytes(layout), f"faster, but {why}")
+            yield self.alternative(side.workload_of(layout), side.device_bytes(layout), f"faster, but {why}")
         for layout in ordered[place + 1 :][: max(2, ALTERNATIVES - place)]:
             needed = side.device_bytes(layout)
-            yield self._alternative(side.workload_of(layout), needed, f"not faster{self._verdict(needed)}")
+            yield self.alternative(side.workload_of(layout), needed, f"not faster{self._verdict(needed)}")
 
     def _other_scorings(self, chunk: int) -> Iterator[Alternative]:
         """Yield the whole batch at once in each other scoring that can run here."""
         if self.scoring_is_fixed:
             return
         for scoring in available(self.base.score, self.base.device, self.target.capability):
-            layout = Layout(self.base.batch_size, self.base.n_entities if scoring == "materialized" else chunk)
+            layout = Layout(self.base.replica_batch_size, self.base.n_entities if scoring == "materialized" else chunk)
             if scoring != self.base.scoring and layout.is_addressable:
                 workload = self._trained(layout).model_copy(update={"scoring": scoring})
                 needed = self._device_bytes(workload, evaluation=False)
-                yield self._alternative(workload, needed, f"another scoring{self._verdict(needed)}")
+                yield self.alternative(workload, needed, f"another scoring{self._verdict(needed)}")
 
     def _verdict(self, needed_bytes: int) -> str:
         over = needed_bytes - self.target.budget_bytes
         return f", and {format_bytes(over)} over the budget" if over > 0 else "; fits"
 
-    def _alternative(self, workload: Workload, needed_bytes: int, reason: str) -> Alternative:
+    def alternative(self, workload: Workload, needed_bytes: int, reason: str) -> Alternative:
+        """Return a workload as one that was not taken."""
         return Alternative(
             micro_batch_size=workload.micro_batch_size,
             chunk_size=workload.chunk_size,
             scoring=workload.scoring,
+            shards=workload.shards,
+            replicas=workload.replicas,
             device_bytes=needed_bytes,
-            seconds_per_epoch=seconds_per_epoch(workload, self.target.rates),
+            seconds_per_epoch=self.seconds(workload),
             reason=reason,
         )
 
@@ -258,10 +320,11 @@ class Search:
             batch = f"{chosen.accumulation_steps} micro-batches of {chosen.micro_batch_size} a step"
         else:
             batch = "the whole batch at once"
-        if chosen.chunk_size < chosen.n_entities:
+        if chosen.chunk_size < len(chosen.own_entities):
             entities = f"entities scored {chosen.chunk_size} at a time"
         else:
-            entities = "all entities scored at once"
+            entities = "all of a shard's entities" if chosen.shards > 1 else "all entities"
+            entities += " scored at once"
         why = "the fastest of all, and it fits" if is_fastest else "the fastest that fits"
         fallback = obstacle(chosen.score, "fused", chosen.device, self.target.capability)
         note = f" ({fallback})" if fallback is not None else ""

@@ -9,11 +9,12 @@ from typing import Annotated
 
 import typer
 
-from memplan.app.api import estimate_given, plan_given, settings_for
+from memplan.app.api import counts_given, estimate_given, plan_given, settings_for, target_given
 from memplan.app.commands import print_json, tell_what_is_not_modelled
 from memplan.app.options import AsJson, numbers, with_options
 from memplan.app.request import GraphRequest, PlanRequest, gather
 from memplan.catalog.recipes import find_recipe
+from memplan.device.asked import is_auto
 from memplan.device.present import usable_threads
 from memplan.device.target import resolve
 from memplan.errors import DoesNotFitError, UsageError
@@ -72,10 +73,13 @@ def estimate(
 @with_options(PlanRequest)
 def plan(given: PlanRequest, as_json: AsJson = False) -> None:
     """Choose micro-batch, chunk, scoring and evaluation sizes for a device or budget, and say why."""
-    target = resolve(given.device, given.budget)
+    target = target_given(given)
     tell_what_is_not_modelled(given, target)
     try:
         result = plan_given(given, target)
+        if is_auto(given.devices) and result.mesh is not None:
+            mesh = result.mesh.model_copy(update={"counts": counts_given(given, target)})
+            result = result.model_copy(update={"mesh": mesh})
     except DoesNotFitError as error:
         if as_json:
             print_json({"fits": False, "budget_bytes": target.budget_bytes, "reason": str(error)})
@@ -88,7 +92,7 @@ def plan(given: PlanRequest, as_json: AsJson = False) -> None:
 
         console = make_console()
         console.print(plan_report(result, target))
-        console.print(printable(after_plan(given)), soft_wrap=True)
+        console.print(printable(after_plan(given, result.workload.n_processes)), soft_wrap=True)
 
 
 @with_options(GraphRequest)
@@ -106,6 +110,8 @@ def compare(
 
     With no option but --device and --budget: the configurations of the TNTPairRE memory guide, beside what it says.
     """
+    if given.devices is not None or given.shards is not None:
+        raise UsageError("compare tabulates what one device takes; leave out --devices and --shards, or use plan")
     from memplan.search.compare import compare as run
     from memplan.search.compare import compare_with_guide, values_of
 

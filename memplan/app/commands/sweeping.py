@@ -49,6 +49,8 @@ def sweep(
     from memplan.app.sweep.study import new_sweep, read_sweep, read_trials, require_optuna
 
     require_optuna()
+    if given.devices is not None or given.shards is not None:
+        raise UsageError("a sweep's trials train on one device each; leave out --devices and --shards")
     settings: dict[str, Any] = {"learning_rate": learning_rate, "init_scale": init_scale, "max_epochs": max_epochs}
     settings |= {"cooldown": cooldown, "valid_freq": valid_freq, "seed": seed}
     held = {name for name, value in settings.items() if value is not None}

@@ -6,9 +6,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from memplan.app.api import plan_given
+from memplan.app.api import plan_given, target_given
 from memplan.app.request import SearchRequest, of_loaded
 from memplan.catalog.recipes import Recipe, find_recipe
+from memplan.device.asked import is_auto
 from memplan.device.target import Target, resolve
 from memplan.errors import DoesNotFitError, MemplanError, UsageError
 from memplan.plan import Plan
@@ -50,9 +51,12 @@ def prepare(
         MemplanError: data or plan cannot be used.
     """
     if saved is None:
-        target = resolve(given.device, given.budget)
+        auto = is_auto(given.devices)
+        target = resolve(given.device, given.budget, None if auto else given.devices)
         graph = load_dataset("demo" if given.dataset is None else given.dataset, given.data_dir)
-        plan = plan_given(given, target, of_loaded(graph.dataset, graph), auto_fit=auto_fit)
+        counted = of_loaded(graph.dataset, graph)
+        target = target_given(given, counted) if auto else target
+        plan = plan_given(given, target, counted, auto_fit=auto_fit)
     else:
         plan = saved
         target = _target_of(plan, given)
@@ -116,7 +120,8 @@ def read_plan(path: Path, given: SearchRequest, *, auto_fit: bool) -> Plan:
 
 def _target_of(plan: Plan, given: SearchRequest) -> Target:
     """Return where a plan is to run: its own kind of device, with what that has to give now."""
-    target = resolve(given.device or plan.workload.device, given.budget)
+    n = plan.workload.n_processes
+    target = resolve(given.device or plan.workload.device, given.budget, None if n == 1 else str(n))
     if target.device != plan.workload.device:
         raise UsageError(f"the plan is for {plan.workload.device}, --device {given.device} is not; make a new plan")
     if plan.peak.device_bytes > target.budget_bytes:

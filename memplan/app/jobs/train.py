@@ -14,6 +14,7 @@ from memplan.app.views.next_steps import after_training
 from memplan.app.views.terminal import make_console, plan_summary, printable
 from memplan.device.present import present_gpus
 from memplan.device.target import Target
+from memplan.errors import MemplanError
 from memplan.memory.cuda.environment import notice
 from memplan.plan import Plan
 from tkbc.data.dataset import Dataset
@@ -54,6 +55,8 @@ def run_command(
     plan, graph, train_settings, target, source = prepare(
         given, settings, auto_fit=auto_fit, saved=saved, name=str(plan_file)
     )
+    if plan.workload.n_processes > 1:
+        _start_processes(plan, target)
     if run_folder is None:
         run_folder = new_folder(graph.name, plan.workload.model)
     console = make_console()
@@ -83,6 +86,19 @@ def run_command(
             plan, graph, train_settings, run_folder, reporter, should_stop, data_dir=given.data_dir
         ),
     )
+
+
+def _start_processes(plan: Plan, target: Target) -> None:
+    """Start the processes of a plan that has several.
+
+    Raises:
+        MemplanError: there are fewer GPUs than processes; or none can be started.
+    """
+    n, here = plan.workload.n_processes, present_gpus()
+    if target.device == "cuda" and len(here) < n:
+        names = f", {', '.join(gpu.name for gpu in here)}" if here else ""
+        raise MemplanError(f"the plan is for {n} GPUs, and there are {len(here)} here{names}; make a new plan")
+    raise MemplanError(f"{n} processes: planned, but training in several is not there yet; leave out --devices")
 
 
 def _announce(

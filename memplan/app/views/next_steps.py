@@ -8,17 +8,22 @@ from typing import TYPE_CHECKING
 
 from memplan.app.request import PlanRequest
 from memplan.app.views.repeat import flags_of
+from memplan.device.asked import is_auto, parse_devices
 from memplan.workload import Shape
 
 if TYPE_CHECKING:
     from tkbc.data import Dataset
 
 
-def after_plan(given: PlanRequest) -> str:
+def after_plan(given: PlanRequest, n_devices: int) -> str:
     """Return the command that trains what was planned, with the same options; a GPU's name is where it is to run."""
     values = given.given_values()
+    if given.devices is not None:
+        asked = None if is_auto(given.devices) else parse_devices(given.devices).device
+        values = {**values, "devices": n_devices, "device": asked or given.device}
     counted = [values.pop(name, None) for name in Shape.model_fields]
-    is_here = given.device is None or given.device.lower() in ("cpu", "cuda")
+    device = values.get("device")
+    is_here = device is None or device.lower() in ("cpu", "cuda")
     where = "" if is_here else f"on the {values.pop('device')}, "
     flags = flags_of(values)
     if any(value is not None for value in counted):

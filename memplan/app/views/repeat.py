@@ -33,11 +33,15 @@ def how_to_repeat(plan: Plan, config: dict[str, Any]) -> str:
     """
     workload = plan.workload.model_dump()
     names = set(Workload.model_fields) - {"dataset"}
+    n_devices = plan.workload.n_processes
+    if n_devices == 1:
+        names -= {"shards"}
     if plan.workload.traits.is_complex:
         names -= set(PAIRRE_SETTINGS)
     options = {
         "dataset": config.get("dataset", workload["dataset"]),
         "data_dir": config.get("data_dir"),
+        "devices": None if n_devices == 1 else n_devices,
         **{field.name: workload[field.name] for field in fields(JobRequest) if field.name in names},
         "budget": _size(plan.budget_bytes) if plan.budget_source == "--budget" else None,
         **{name: config.get(name) for name in SETTINGS},

@@ -11,6 +11,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from memplan.app.views.mesh import mesh_lines
 from memplan.device.target import Target
 from memplan.memory.curve import curve, sparkline
 from memplan.memory.ledger import Ledger
@@ -65,6 +66,7 @@ def estimate_report(estimate: Estimate, target: Target, *, explain: bool) -> Ren
     workload = estimate.workload
     parts: list[RenderableType] = [_title(workload, target), _layout(workload), _evaluation(workload)]
     peak = estimate.peak
+    parts += [] if estimate.mesh is None else mesh_lines(estimate.mesh, workload, target)
     parts += [peak_line(peak, workload.device), *large_tensors(estimate.tensors_at_peak)]
     if estimate.budget_bytes is not None:
         parts.append(verdict(peak.device_bytes, estimate.budget_bytes, target.budget_source))
@@ -77,23 +79,31 @@ def estimate_report(estimate: Estimate, target: Target, *, explain: bool) -> Ren
 
 def plan_report(plan: Plan, target: Target) -> RenderableType:
     """Return the chosen plan, why it was chosen, and what was looked at besides."""
-    chosen = new_table("", ("micro-batch", ">"), ("steps", ">"), ("chunk", ">"), ("scoring", "<"), ("memory", ">"),
-                    ("s/epoch", ">"), ("verdict", "<"))  # fmt: skip
+    several = plan.workload.n_processes > 1
+    columns = [
+        ("micro-batch", ">"),
+        ("steps", ">"),
+        ("chunk", ">"),
+        ("scoring", "<"),
+        ("memory", ">"),
+        ("s/epoch", ">"),
+    ]
+    chosen = new_table("mesh" if several else "", *columns, ("verdict", "<"))
     chosen.add_row(
-        Text("chosen", style="bold"),
+        Text(f"{plan.workload.shards} × {plan.workload.replicas}" if several else "chosen", style="bold"),
         str(plan.micro_batch_size),
         str(plan.accumulation_steps),
         str(plan.chunk_size),
         plan.scoring,
         format_bytes(plan.peak.device_bytes),
         seconds_text(plan.seconds_per_epoch),
-        "fits",
+        "chosen: fits" if several else "fits",
     )
     for other in plan.alternatives:
         chosen.add_row(
-            "",
+            f"{other.shards} × {other.replicas}" if several else "",
             str(other.micro_batch_size),
-            str(-(-plan.batch_size // other.micro_batch_size)),
+            str(-(-plan.batch_size // (other.replicas * other.micro_batch_size))),
             str(other.chunk_size),
             other.scoring,
             format_bytes(other.device_bytes),
@@ -103,6 +113,7 @@ def plan_report(plan: Plan, target: Target) -> RenderableType:
     return Group(
         plan_summary(plan, target),
         "",
+        *counted(plan),
         chosen,
         Text(
             f"s/epoch orders plans by a cost model, rates {'measured here' if target.is_calibrated else 'as stated'}"
@@ -124,10 +135,32 @@ def plan_summary(plan: Plan, target: Target) -> RenderableType:
         _layout(plan.workload),
         Text(f"why  {plan.reason}"),
         _evaluation(plan.workload),
-        Text("peak  ").append(format_bytes(plan.peak.device_bytes), style="bold"),
+        *([] if plan.mesh is None else mesh_lines(plan.mesh, plan.workload, target)),
+        Text("peak  ")
+        .append(format_bytes(plan.peak.device_bytes), style="bold")
+        .append(" in each process" if plan.workload.n_processes > 1 else "", style="not bold"),
         verdict(plan.peak.device_bytes, plan.budget_bytes, plan.budget_source),
         Text(f"the smallest budget that would do: {format_mib_up(plan.smallest_budget_bytes)}"),
     )
+
+
+def counted(plan: Plan) -> list[RenderableType]:
+    """Return what other numbers of devices come to, where the number was the search's to choose."""
+    if plan.mesh is None or plan.mesh.counts is None:
+        return []
+    table = new_table("devices", ("shards", ">"), ("replicas", ">"), ("memory", ">"), ("s/epoch", ">"), ("", "<"))
+    for row in plan.mesh.counts:
+        seconds = row.seconds_per_epoch
+        over = f"does not fit: {format_bytes(row.device_bytes - plan.budget_bytes)} over"
+        table.add_row(
+            Text(str(row.devices), style="bold" if row.devices == plan.mesh.devices else ""),
+            str(row.shards),
+            str(row.replicas),
+            format_bytes(row.device_bytes),
+            "" if seconds is None else seconds_text(seconds),
+            over if not row.fits else "the fewest" if row.devices == plan.mesh.devices else "fits",
+        )
+    return [table, ""]
 
 
 def listing(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> RenderableType:
@@ -166,8 +199,8 @@ def _layout(workload: Workload) -> Text:
         f" in {steps} micro-batches of up to {workload.micro_batch_size}" if steps > 1 else ""
     )
     chunk = (
-        "all entities at once"
-        if workload.chunk_size == workload.n_entities
+        f"all {'' if workload.shards == 1 else 'its '}entities at once"
+        if workload.chunk_size >= len(workload.own_entities)
         else f"{workload.chunk_size} entities a chunk"
     )
     inputs = "" if workload.precision == "fp32" else f" in {workload.precision}"
