@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from memplan.app.request import SearchRequest
 from memplan.app.views.terminal import make_console, plan_summary
-from memplan.device.target import Target, resolve
+from memplan.device.target import Target, resolve, threads_of
 from memplan.errors import MemplanError, UsageError
 from memplan.plan import Plan
+from memplan.search.meshes import mesh_name
 from memplan.search.planner import plan as search
 from memplan.units import format_bytes
-from memplan.workload import validated
+from memplan.workload import Workload, validated
 from tkbc.runs.listing import RUNS, find_run, newest_unfinished
 from tkbc.runs.metrics import read_metrics
 from tkbc.runs.readiness import check_device, prepare_torch
@@ -34,12 +35,17 @@ def resume_command(run: str, given: SearchRequest, settings: dict[str, Any], ref
         DoesNotFitError: nothing fits what memory there is now.
         MemplanError: the run, its checkpoints or its data cannot be used.
     """
-    from memplan.app.jobs.train import loading, supervise
+    from memplan.app.jobs.together import Task, launched_index, together, with_launched, work
+    from memplan.app.jobs.train import check_gpus, loading, supervise
     from tkbc.data import load_dataset
     from tkbc.runs.checkpoint_folders import Checkpoints
     from tkbc.runs.settings import TrainSettings
 
-    refused += given.given_flags("data_dir", "budget")
+    index = launched_index()
+    if index:  # of those that torchrun started the first reads the options
+        work(None)
+        return
+    refused += given.given_flags("data_dir", "budget", "devices", "shards")
     if refused:
         raise UsageError(f"--resume: the run has settled {', '.join(refused)}; leave that out, or train anew")
     folder = newest_unfinished(RUNS) if run == "auto" else find_run(run)
@@ -64,11 +70,11 @@ def resume_command(run: str, given: SearchRequest, settings: dict[str, Any], ref
             "to go on with it"
         )
     check_bytes(state.plan, folder)
-    target = resolve(state.plan.workload.device, given.budget)
-    if given.budget is None and state.plan.budget_source == "--budget":
-        # A budget that the user set holds until another is set, however much is free now.
-        target = target._replace(budget_bytes=state.plan.budget_bytes, budget_source="--budget")
-    state.plan = _fitted(state.plan, target, notices)
+    if index is not None:
+        given = with_launched(given)
+    target = _target_of(state.plan, given)
+    state.plan = _fitted(state.plan, target, given.shards, notices)
+    check_gpus(state.plan, target)
     data = load_dataset(state.dataset, given.data_dir or data_folder_of(state))
     notices += _changes_of_version(state)
     for notice in notices:
@@ -76,6 +82,18 @@ def resume_command(run: str, given: SearchRequest, settings: dict[str, Any], ref
     console.print(plan_summary(state.plan, target))
     at = f"epoch {state.epoch}, {state.examples_done:,} of its {state.plan.workload.n_examples:,} examples done"
     console.print(f"going on with {folder} from {'its beginning' if name is None else f'checkpoint {name}: {at}'}")
+    if index is not None or state.plan.workload.n_processes > 1:
+        task = Task(
+            plan=state.plan,
+            settings=state.settings,
+            dataset=state.dataset,
+            data_dir=given.data_dir or data_folder_of(state),
+            folder=folder,
+            checkpoint=name,
+            state=state,
+        )
+        together(task, console)
+        return
     prepare_torch(state.plan)
     with loading(console):
         check_device(state.plan, target)
@@ -105,18 +123,41 @@ def _beginning(folder: Path) -> RunState:
     return validated(RunState, values)
 
 
-def _fitted(plan: Plan, target: Target, notices: list[str]) -> Plan:
-    """Return the plan where it fits the target, else another with the same batch, rank and scoring that does."""
-    if plan.peak.device_bytes <= target.budget_bytes:
+def _target_of(plan: Plan, given: SearchRequest) -> Target:
+    """Return where a run goes on: on as many devices as before, unless another number is given."""
+    devices = given.devices or (str(plan.workload.n_processes) if plan.workload.n_processes > 1 else None)
+    target = resolve(plan.workload.device, given.budget, devices)
+    if given.budget is None and plan.budget_source == "--budget":
+        # A budget that the user set holds until another is set, however much is free now.
+        target = target._replace(budget_bytes=plan.budget_bytes, budget_source="--budget")
+    return target
+
+
+def _fitted(plan: Plan, target: Target, shards: int | None, notices: list[str]) -> Plan:
+    """Return the plan where it fits the target, else another with the same batch, rank and scoring that does.
+
+    Another number of devices than the plan's, or of ``shards``, is planned anew too.
+    """
+    before, n = plan.workload, target.n_devices or 1
+    same_mesh = before.n_processes == n and shards in (None, before.shards)
+    if same_mesh and plan.peak.device_bytes <= target.budget_bytes:
         return plan.model_copy(update={"budget_bytes": target.budget_bytes, "budget_source": target.budget_source})
     free = {"micro_batch_size", "chunk_size", "eval_batch_size", "eval_chunk_size"}
-    fixed = plan.workload.model_dump(exclude=free | set(plan.workload.shape.model_dump()))
-    fitted = search(plan.workload.shape, target, n_queries=plan.eval_batch_size, **fixed)
-    notices.append(
-        f"the run's plan takes {format_bytes(plan.peak.device_bytes)}, more than there is now: planned anew; the "
-        "result is the same up to rounding"
-    )
+    if not same_mesh:
+        free |= {"shards", "replicas", "threads"}
+    fixed = before.model_dump(exclude=free | set(before.shape.model_dump()))
+    if not same_mesh:
+        fixed |= {"shards": shards, "threads": threads_of(n)}
+    fitted = search(before.shape, target, n_queries=plan.eval_batch_size, **fixed)
+    why = f"the run's plan takes {format_bytes(plan.peak.device_bytes)}, more than there is now"
+    if not same_mesh:
+        why = f"{_mesh_of(fitted.workload)} instead of {_mesh_of(before)}"
+    notices.append(f"{why}: planned anew; the result is the same up to rounding")
     return fitted.model_copy(update={"recipe": plan.recipe})
+
+
+def _mesh_of(workload: Workload) -> str:
+    return mesh_name(workload.shards, workload.replicas) if workload.n_processes > 1 else "one process"
 
 
 def _changes_of_version(state: RunState) -> list[str]:

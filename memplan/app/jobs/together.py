@@ -10,12 +10,14 @@ import tempfile
 import uuid
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 from pydantic import BaseModel, ConfigDict
 
+from memplan.app.request import SearchRequest
 from memplan.app.streams import lose_no_output
 from memplan.app.views.terminal import make_console, printable, quiet_console
 from memplan.errors import FailedElsewhereError, MemplanError, UsageError
@@ -49,6 +51,11 @@ class Task(BaseModel):
 def launched_index() -> int | None:
     """Return this process's number where torchrun started it, else None; without importing PyTorch."""
     return int(os.environ["RANK"]) if {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys() else None
+
+
+def with_launched(given: SearchRequest) -> SearchRequest:
+    """Return the options with as many devices as torchrun started processes, unless they say how many."""
+    return given if given.devices is not None else replace(given, devices=os.environ["WORLD_SIZE"])
 
 
 def together(task: Task, console: Console) -> None:
@@ -120,6 +127,8 @@ def work(task: Task | None) -> None:
 
     if task is not None:
         prepare_torch(task.plan)  # before PyTorch is loaded, where what is to be trained is known by then
+    import torch
+
     from tkbc.data import load_dataset
     from tkbc.runs.train import resume, train
     from tkbc.sharded.connected import Connected, joined, meet, told_by_first
@@ -129,6 +138,8 @@ def work(task: Task | None) -> None:
     workload = told.plan.workload
     if workload.n_processes != meeting.n:
         raise UsageError(f"--devices {workload.n_processes}: torchrun started {meeting.n} processes; give that number")
+    if meeting.n > 1 and workload.device == "cpu":
+        torch.set_num_threads(workload.threads)  # its share of the cores, as planned
     leads = meeting.process == 0
     graph = load_dataset(told.dataset, told.data_dir)
     with joined(meeting, workload.device):

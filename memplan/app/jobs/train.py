@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memplan.app.jobs.prepare import check_free, new_folder, prepare, read_plan
-from memplan.app.jobs.together import Task, launched_index, together, work
+from memplan.app.jobs.together import Task, launched_index, together, with_launched, work
 from memplan.app.request import SearchRequest
 from memplan.app.views.next_steps import after_training
 from memplan.app.views.terminal import make_console, plan_summary, printable
@@ -51,12 +51,13 @@ def run_command(
         return
     if run_folder is not None:
         check_free(run_folder)
+    if index is not None and plan_file is None:
+        given = with_launched(given)
     saved = None if plan_file is None else read_plan(plan_file, given, auto_fit=auto_fit)
     plan, graph, train_settings, target, source = prepare(
         given, settings, auto_fit=auto_fit, saved=saved, name=str(plan_file)
     )
-    if plan.workload.n_processes > 1:
-        _start_processes(plan, target)
+    check_gpus(plan, target)
     if run_folder is None:
         run_folder = new_folder(graph.name, plan.workload.model)
     console = make_console()
@@ -88,17 +89,16 @@ def run_command(
     )
 
 
-def _start_processes(plan: Plan, target: Target) -> None:
-    """Start the processes of a plan that has several.
+def check_gpus(plan: Plan, target: Target) -> None:
+    """Check that each process of a plan that has several finds a GPU of its own.
 
     Raises:
-        MemplanError: there are fewer GPUs than processes; or none can be started.
+        MemplanError: there are fewer.
     """
     n, here = plan.workload.n_processes, present_gpus()
-    if target.device == "cuda" and len(here) < n:
+    if n > 1 and target.device == "cuda" and len(here) < n:
         names = f", {', '.join(gpu.name for gpu in here)}" if here else ""
         raise MemplanError(f"the plan is for {n} GPUs, and there are {len(here)} here{names}; make a new plan")
-    raise MemplanError(f"{n} processes: planned, but training in several is not there yet; leave out --devices")
 
 
 def _announce(
