@@ -30,6 +30,7 @@ from tkbc.measure.meter import make_meter, start_clean
 from tkbc.ranking.evaluation import evaluate
 from tkbc.rehearsal import recorded_steps
 from tkbc.runs.checkpoint import write_tensors
+from tkbc.sharded import Processes
 from tkbc.step.finite import check_step
 from tkbc.step.trainer import Trainer
 
@@ -53,16 +54,16 @@ def random_facts(shape: Shape, n: int, seed: int = 0) -> Ids:
     return facts
 
 
-def measure(workload: Workload) -> dict[str, Bytes]:
+def measure(workload: Workload, processes: Processes | None = None) -> dict[str, Bytes]:
     """Set up, take the steps that a ledger records and rank one batch of queries, on random facts.
 
-    Returns each phase's measured peak.
+    Returns each phase's measured peak. ``processes``: the one that measures, of several which all do so.
     """
     facts = random_facts(workload, workload.n_facts)
     start_clean(workload.device)
     meter = make_meter(workload.device)
     with meter.recording():
-        trainer = Trainer(workload, facts, learning_rate=0.1, phase=meter.phase)
+        trainer = Trainer(workload, facts, learning_rate=0.1, processes=processes, phase=meter.phase)
         order = trainer.shuffled(0)
         steps = recorded_steps(workload)
         for batch in torch.split(order[: sum(steps)], steps):
