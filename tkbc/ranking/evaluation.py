@@ -102,15 +102,18 @@ def count_rivals(
     Arguments and errors are those of ``evaluate``.
     """
     queries = with_reciprocals(facts, workload.n_relations)
-    counts = host_room(2 * len(queries), workload.device)
+    counts, processes = host_room(2 * len(queries), workload.device).zero_(), model.processes
     _release_cache(workload)
-    for start in range(0, len(queries), workload.eval_batch_size):
+    for batch, start in enumerate(range(0, len(queries), workload.eval_batch_size)):
         part = queries[start : start + workload.eval_batch_size]
-        into = counts[2 * start : 2 * (start + len(part))].view(2, len(part))
-        with around_first_batch if around_first_batch is not None and start == 0 else nullcontext():
-            _count_rivals(model, score, part, filter_index, workload, into)
+        if batch % processes.replicas == processes.replica:  # replicas take turns
+            into = counts[2 * start : 2 * (start + len(part))].view(2, len(part))
+            is_first = batch == processes.replica
+            with around_first_batch if around_first_batch is not None and is_first else nullcontext():
+                _count_rivals(model, score, part, filter_index, workload, into)
         on_progress(start + len(part), len(queries))
     synchronize("ranks of a split")
+    processes.sum_over_replicas_(counts)
     _release_cache(workload)
     found = counts.numpy()
     if not np.isfinite(found).all():

@@ -13,7 +13,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.rendezvous import rendezvous
 
 from memplan.errors import FailedElsewhereError, MemplanError
 from memplan.workload import DeviceType, Workload
@@ -78,13 +77,24 @@ def meet() -> Meeting:
     """Return the meeting once every process that torchrun counts has come to it.
 
     Raises:
-        MemplanError: some have not in time; names them.
+        MemplanError: some have not in time; names them. Or the first cannot be reached.
     """
-    store, index, n = next(iter(rendezvous("env://", timeout=timedelta(seconds=JOIN_SECONDS))))
-    keys = [f"memplan/here/{process}" for process in range(n)]
+    index, n = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    # torchrun's own agent keeps the store, of which each of its attempts has a part; otherwise the first process does.
+    kept_by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    wait = timedelta(seconds=JOIN_SECONDS)
+    try:
+        keeps = index == 0 and not kept_by_agent
+        found = dist.TCPStore(host, port, n, keeps, wait, wait_for_workers=False)  # type: ignore[attr-defined]
+    except RuntimeError as error:
+        raise MemplanError(f"process {index} does not reach the first one at {host}:{port}: {error}") from None
+    store = dist.PrefixStore(f"memplan/attempt {attempt}", found)  # type: ignore[attr-defined]
+    keys = [f"here/{process}" for process in range(n)]
     store.set(keys[index], "yes")
     try:
-        store.wait(keys, timedelta(seconds=JOIN_SECONDS))
+        store.wait(keys, wait)
     except RuntimeError:
         missing = [str(process) for process, key in enumerate(keys) if not store.check([key])]
         raise MemplanError(
@@ -101,11 +111,11 @@ def told_by_first(meeting: Meeting, text: str | None) -> str:
         FailedElsewhereError: the first has ended before it said anything.
     """
     if text is not None:
-        meeting.store.set("memplan/told", text)
+        meeting.store.set("told", text)
         return text
     try:
-        meeting.store.wait(["memplan/told"], timedelta(minutes=SILENT_MINUTES))
-        told: bytes = meeting.store.get("memplan/told")
+        meeting.store.wait(["told"], timedelta(minutes=SILENT_MINUTES))
+        told: bytes = meeting.store.get("told")
     except RuntimeError:
         raise FailedElsewhereError("the first process of the training has ended") from None
     return told.decode()
