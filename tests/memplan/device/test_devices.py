@@ -12,9 +12,11 @@ from memplan.app.cli import app
 from memplan.catalog.datasets import find_dataset
 from memplan.catalog.gpus import GPUS, find_gpu, recognize
 from memplan.device import present as machine
+from memplan.device.asked import is_auto, parse_devices
+from memplan.device.links import NVLINK_BYTES_PER_SECOND, gpu_link
 from memplan.device.present import PresentGpu, cgroup_rooms, usable_threads
 from memplan.device.rates import gpu_rates
-from memplan.device.target import CUDA_CONTEXT_BYTES, resolve
+from memplan.device.target import CUDA_CONTEXT_BYTES, NCCL_BYTES, PROCESS_BYTES, numbers_to_try, resolve
 from memplan.errors import MemplanError, UsageError
 from memplan.search.planner import plan
 from memplan.workload.rules import available
@@ -214,3 +216,76 @@ def test_the_tables_say_why_a_card_is_out() -> None:
         old = {name for name, gpu in GPUS.items() if gpu.capability < (7, 0)}
         small = {name for name in old if GPUS[name].memory_gib < 4}  # compare: out for its memory already
         assert set(told[1].split(", ")) == (old if command == ["devices"] else old - small)
+
+
+@pytest.mark.parametrize("text", ["2xT4", "2 x T4", "2×tesla t4", "2XT4"])
+def test_a_number_of_a_kind_is_one_of_them_each_with_its_budget(text: str) -> None:
+    one, several = resolve("T4", None), resolve(None, None, text)
+    assert (several.n_devices, several.name) == (2, "2 × T4")
+    assert several.outside_bytes == one.outside_bytes + NCCL_BYTES
+    assert several._replace(n_devices=None, name="T4", outside_bytes=one.outside_bytes) == one
+    assert resolve("NVIDIA T4", None, "2xT4") == resolve("T4", None, "2") == several
+    assert resolve(None, "2GiB", text).budget_bytes == 2 * GIB, "on each"
+
+
+def test_cpu_processes_share_memory_and_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    monkeypatch.setattr(machine, "free_ram_bytes", lambda: (100 * GIB, "free RAM"))
+    monkeypatch.setattr(machine, "present_gpus", list)
+    one, four = resolve("cpu", None), resolve(None, None, "4")
+    assert four.budget_bytes == round(90 * GIB) // 4 - PROCESS_BYTES
+    assert "by 4 processes" in four.budget_source
+    assert one.budget_bytes == round(90 * GIB) - PROCESS_BYTES
+    assert four.rates.flops_per_second == one.rates.flops_per_second / 4
+    assert (four.outside_bytes, four.n_devices, one.n_devices) == (0, 4, None)
+
+
+def test_no_more_gpus_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one with the least free memory decides, and one is not two."""
+    here = [PresentGpu("Tesla T4", 15 * GIB, 9 * GIB), PresentGpu("Tesla T4", 15 * GIB, 6 * GIB)]
+    monkeypatch.setattr(machine, "present_gpus", lambda: here)
+    assert resolve(None, None, "2").budget_bytes == resolve("cuda", None, "2").budget_bytes == round(6 * GIB * 0.98)
+    assert resolve("cuda", None, "1").budget_bytes == round(9 * GIB * 0.98)
+    assert resolve("cpu", None, "4").device == "cpu"
+    for device in (None, "cuda"):
+        with pytest.raises(MemplanError, match=r"--devices 4: there are 2 GPUs here, Tesla T4, Tesla T4; use that"):
+            resolve(device, None, "4")
+    monkeypatch.setattr(machine, "present_gpus", lambda: here[:1])
+    with pytest.raises(MemplanError, match="there is 1 GPU here"):
+        resolve(None, None, "2")
+    monkeypatch.setattr(machine, "present_gpus", list)
+    with pytest.raises(MemplanError, match="no NVIDIA GPU"):
+        resolve("cuda", None, "2")
+
+
+@pytest.mark.parametrize("text", ["", "two", "0", "-1", "2x", "x2", "2.5", "1e3", "99999999", "٢", "2xx T4"])
+def test_what_is_no_number_of_devices_is_refused(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        resolve(None, None, text)
+    assert "\n" not in str(caught.value)
+
+
+def test_two_kinds_are_one_too_many() -> None:
+    with pytest.raises(UsageError, match="--device A100-80GB and --devices 2xT4 name two kinds, A100 80GB and T4"):
+        resolve("A100-80GB", None, "2xT4")
+    assert parse_devices("16xRTX 3060 Laptop").device == "RTX 3060 Laptop"
+    assert is_auto(" AUTO")
+    assert not is_auto("2")
+
+
+def test_the_numbers_that_are_tried_end_with_all_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setattr(machine, "present_gpus", lambda: [PresentGpu("Tesla T4", GIB, GIB)] * 6)
+    assert numbers_to_try(None) == numbers_to_try("cuda") == [1, 2, 4, 6]
+    assert numbers_to_try("cpu") == [1, 2, 3]
+    assert numbers_to_try("T4") == [1, 2, 4, 8, 16, 32, 64]
+
+
+def test_links_are_those_of_the_boards() -> None:
+    """NVLink for the boards that have it of their own, by its generations; else PCI Express by the card's."""
+    assert set(NVLINK_BYTES_PER_SECOND) <= set(GPUS)
+    rate = {name: gpu_link(gpu).bytes_per_second for name, gpu in GPUS.items()}
+    assert rate["H100"] > rate["A100 40GB"] > rate["V100"] > rate["RTX 5090"] > rate["RTX 4090"] > rate["T4"]
+    assert rate["H100 PCIe"] == rate["RTX 5090"]
+    for name, gpu in GPUS.items():
+        assert 1e9 < rate[name] < gpu.bytes_per_second, "no link is as fast as the memory"

@@ -125,3 +125,14 @@ def test_a_cost_is_the_sum_over_all_rates() -> None:
     for cost in (seconds_per_epoch, evaluation_seconds):
         parts = [cost(made, NO_TIME._replace(**{name: getattr(rates, name)})) for name in Rates._fields]
         assert cost(made, rates) == pytest.approx(sum(parts), rel=1e-12)
+
+
+def test_a_process_computes_its_rows_for_its_examples() -> None:
+    """30 rows by 3, 200 examples by 2; chunks of 12 are then all the rows."""
+    terms = NO_TIME._replace(l1_gradient_terms_per_second=1.0)
+    assert seconds_per_epoch(workload(shards=3, replicas=2, scoring="fused"), terms) == 100 * 10 * 5
+    traffic = NO_TIME._replace(bytes_per_second=1.0)
+    table = 10 * 5 * 4
+    expected = 200 * 10 * 24 + MICRO_BATCHES * 2 * table + STEPS * 8 * table
+    assert seconds_per_epoch(workload(shards=3, scoring="fused"), traffic) == expected
+    assert evaluation_seconds(workload(shards=3, scoring="fused"), traffic) == 200 * 10 * 24
