@@ -12,8 +12,17 @@ from pydantic_core import from_json
 
 
 def sync(path: Path) -> None:
-    """Return when a file's content, or the names in a folder, are safe on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Return when a file's content, or the names in a folder, are safe on the disk.
+
+    Windows syncs files alone, opened for writing, and keeps a journal of names by itself.
+    """
+    if path.is_dir():
+        if not hasattr(os, "O_DIRECTORY"):
+            return
+        flags = os.O_RDONLY
+    else:
+        flags = os.O_RDWR
+    descriptor = os.open(path, flags)
     try:
         os.fsync(descriptor)
     finally:

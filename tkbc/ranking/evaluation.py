@@ -61,6 +61,26 @@ class Evaluation(NamedTuple):
     pessimistic: Metrics
 
 
+class Ranks(NamedTuple):
+    """Candidates that score higher than each target, and that tie with it, (2n,): n facts' tails, then their heads."""
+
+    higher: npt.NDArray[np.float64]
+    ties: npt.NDArray[np.float64]
+
+    @property
+    def average(self) -> npt.NDArray[np.float64]:
+        """The average ranks."""
+        return 1 + self.higher + self.ties / 2
+
+    def evaluation(self) -> Evaluation:
+        """Return the metrics of the whole split."""
+        average, optimistic = self.average, 1 + self.higher
+        tail, head = map(Metrics.of, np.split(average, 2))
+        return Evaluation(
+            _mean_of_halves(average), tail, head, _mean_of_halves(optimistic), _mean_of_halves(optimistic + self.ties)
+        )
+
+
 def evaluate(
     model: Model,
     score: PairwiseScore,
@@ -80,11 +100,7 @@ def evaluate(
     Raises:
         MemplanError: a score is not a number.
     """
-    higher, ties = count_rivals(model, score, facts, filter_index, workload, on_progress, around_first_batch)
-    average = 1 + higher + ties / 2
-    tail, head = Metrics.of(average[: len(facts)]), Metrics.of(average[len(facts) :])
-    optimistic, pessimistic = (_mean_of_halves(ranks) for ranks in (1 + higher, 1 + higher + ties))
-    return Evaluation(_mean_of_halves(average), tail, head, optimistic, pessimistic)
+    return count_rivals(model, score, facts, filter_index, workload, on_progress, around_first_batch).evaluation()
 
 
 @torch.no_grad()
@@ -96,8 +112,8 @@ def count_rivals(
     workload: Workload,
     on_progress: Callable[[int, int], None] = lambda _done, _all: None,
     around_first_batch: AbstractContextManager[object] | None = None,
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return how many candidates score higher than each target and how many tie, (2n,): the tails, then the heads.
+) -> Ranks:
+    """Return what decides the rank of each target: the tails of ``facts``, then the heads.
 
     Arguments and errors are those of ``evaluate``.
     """
@@ -119,8 +135,7 @@ def count_rivals(
     if not np.isfinite(found).all():
         raise NotFiniteError("the model's scores are not finite numbers; lower the learning rate or check the data")
     batches = np.split(found, range(2 * workload.eval_batch_size, len(found), 2 * workload.eval_batch_size))
-    higher, ties = (np.concatenate([batch.reshape(2, -1)[at] for batch in batches]) for at in (0, 1))
-    return higher, ties
+    return Ranks(*(np.concatenate([batch.reshape(2, -1)[at] for batch in batches]) for at in (0, 1)))
 
 
 def _release_cache(workload: Workload) -> None:

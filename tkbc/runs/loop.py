@@ -17,7 +17,8 @@ from memplan.prediction.estimate import plan_of_process
 from memplan.search.replan import Part
 from tkbc.data.dataset import Dataset
 from tkbc.measure.meter import start_clean
-from tkbc.ranking.evaluation import Evaluation, as_dict, evaluate
+from tkbc.ranking.evaluation import Evaluation, Ranks, as_dict, count_rivals
+from tkbc.ranking.groups import by_group
 from tkbc.runs.checkpoint import load_checkpoint, load_model, save_checkpoint
 from tkbc.runs.folder import RunFolder
 from tkbc.runs.listing import how_to_resume
@@ -104,7 +105,7 @@ class Run:
                 return self._end(interrupted=False, test=None)
             if best is not None:
                 self._load(best)
-            test = self._rank("test")
+            ranks = self._rank("test")
         except _StopRun:
             self._save_unless_over()
             return self._end(interrupted=True, test=None)
@@ -116,10 +117,18 @@ class Run:
             with suppress(MemplanError):  # the first error is the one to report
                 self.folder.append(Event(event=FAILED, epoch=self.state.epoch, what=str(error)))
             raise
-        self.folder.append(
-            Final.model_validate({"test": as_dict(test), "best_epoch": None if best is None else best.epoch})
-        )
+        test = ranks.evaluation()
+        self.folder.append(self._final(ranks, test))
         return self._end(interrupted=False, test=test)
+
+    def _final(self, ranks: Ranks, test: Evaluation) -> Final:
+        best, facts = self.state.best, self.dataset.queries("test")
+        relations = [
+            {"relation": name, "n_facts": n_facts, **metrics._asdict()}
+            for name, n_facts, metrics in by_group(ranks, facts[:, 1], self.dataset.relations)
+        ]
+        best_epoch = None if best is None else best.epoch
+        return Final.model_validate({"test": as_dict(test), "best_epoch": best_epoch, "by_relation": relations})
 
     def _end(self, *, interrupted: bool, test: Evaluation | None) -> Result:
         if self.board is not None:
@@ -204,7 +213,7 @@ class Run:
         sums = check_tables(self.trainer, f"epoch {state.epoch}", self._way_out())
         loss, penalty = (total / n_examples for total in sums)
         validate = state.epoch == settings.max_epochs or state.epoch % settings.valid_freq == 0
-        valid = self._rank("valid") if validate else None
+        valid = self._rank("valid").evaluation() if validate else None
         report = EpochReport(state.epoch, loss, penalty, state.seconds, n_examples / state.seconds, valid)
         memory = self.watch.now(self.trainer)._asdict()
         ranking = None if valid is None else as_dict(valid)
@@ -224,13 +233,13 @@ class Run:
         if validate:
             self._save(f"epoch {report.epoch}", name)
 
-    def _rank(self, split: Split) -> Evaluation:
+    def _rank(self, split: Split) -> Ranks:
         def on_progress(done: int, n_queries: int) -> None:
             self.reporter.evaluating(split, done, n_queries)
             self._stop_if_asked()
 
-        def rank() -> Evaluation:
-            return evaluate(
+        def rank() -> Ranks:
+            return count_rivals(
                 trainer.model,
                 trainer.score,
                 self.dataset.queries(split),
@@ -241,9 +250,9 @@ class Run:
             )
 
         trainer = self.trainer
-        evaluation = self._attempt("evaluation", rank)
+        ranks = self._attempt("evaluation", rank)
         self._compare()
-        return evaluation
+        return ranks
 
     def _attempt(self, part: Part, action: Callable[[], T]) -> T:
         """Return what ``action`` returns; where it runs out of memory, take it again under a smaller plan.

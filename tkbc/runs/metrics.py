@@ -55,6 +55,13 @@ class Epoch(BaseModel):
     """What ``MemoryNow`` says at its end; None in runs of older versions."""
 
 
+class RelationMetrics(Metrics):
+    """The metrics of the facts of one relation: the mean of tails and heads."""
+
+    relation: str
+    n_facts: int
+
+
 class Final(BaseModel):
     """The end of a run: the test split, ranked with the tables of the best epoch."""
 
@@ -62,6 +69,8 @@ class Final(BaseModel):
 
     test: Ranking
     best_epoch: int | None = None
+    by_relation: tuple[RelationMetrics, ...] = ()
+    """The relations of the test split, the most frequent first; empty in runs of older versions."""
 
 
 class Event(BaseModel):

@@ -35,6 +35,9 @@ RANKS = (
     ("pessimistic", "mean, ties against it"),
 )
 
+SHOWN_RELATIONS = 10
+"""Relations of the test split that are seen at once, the most frequent; the others are opened."""
+
 
 def write_page(run: Path, output: Path | None = None) -> Path:
     """Write the page of the run in the folder ``run`` to ``output``, else to its report.html; return where it is.
@@ -82,6 +85,8 @@ def render(run: Path) -> str:
         resume=how_to_resume(run) if info.state == "interrupted" else "",
         figures=_figures(plan, history, check),
         rankings=_rankings(history),
+        relations=_relations(history),
+        shown_relations=SHOWN_RELATIONS,
         charts=_charts(history),
         epochs=[_epoch_row(epoch) for epoch in history.epochs],
         events=[_event_row(event) for event in history.events],
@@ -140,6 +145,14 @@ def _rankings(history: RunMetrics) -> list[tuple[str, list[tuple[str, ...]]]]:
 def _ranking_rows(ranking: Ranking) -> list[tuple[str, ...]]:
     return [
         (label, *(f"{value:.4f}" for value in getattr(ranking, name).model_dump().values())) for name, label in RANKS
+    ]
+
+
+def _relations(history: RunMetrics) -> list[tuple[str, ...]]:
+    """Return name, facts and metrics of every relation of the test split, the most frequent first."""
+    return [
+        (row.relation, format_count(row.n_facts), *(f"{x:.4f}" for x in (row.mrr, row.hits_at_1, row.hits_at_10)))
+        for row in (history.final.by_relation if history.final is not None else ())
     ]
 
 

@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 ONE_WISH_SECONDS = 1.0
 """Signals this close together are one wish to stop."""
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
+"""Ctrl-C's, a polite end's, that of a terminal that is gone: SIGHUP, and SIGBREAK on Windows."""
 _REFRESH_SECONDS = 0.5
 WIDE = 100
 """Columns from which on the bar has its full width."""
@@ -201,7 +203,7 @@ class _Terminal:
 
 @contextmanager
 def stop_on_signal(console: Console) -> Iterator[Callable[[], int | None]]:
-    """Yield a function that says which signal came, or None: Ctrl-C's, SIGTERM, or SIGHUP of a terminal that is gone.
+    """Yield a function that says which of ``SIGNALS`` came, or None.
 
     Signals within ``ONE_WISH_SECONDS`` of the first are the same wish, as from a wrapper that signals twice; one
     after that ends at once. SIGHUP stays ignored where it was, under nohup. The console outlives its terminal.
@@ -219,8 +221,9 @@ def stop_on_signal(console: Console) -> Iterator[Callable[[], int | None]]:
 
     if console.is_terminal:
         console.file = cast("IO[str]", _Terminal(console.file))
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    if before[signal.SIGHUP] is signal.SIG_IGN:
+    numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
+    if before.get(getattr(signal, "SIGHUP", None)) is signal.SIG_IGN:
         del before[signal.SIGHUP]
     for number in before:
         signal.signal(number, handler)

@@ -110,6 +110,12 @@ def test_the_page_says_what_the_run_s_files_say(tmp_path: Path) -> None:
         assert rows[0] == ["ranks", "MRR", "Hits@1", "Hits@3", "Hits@10"]
         shown = [[f"{value:.4f}" for value in ranking[name].values()] for name in ranking]
         assert [row[1:] for row in rows[1:]] == shown
+    (caption,) = (name for name in page.tables if name.startswith("Test by relation"))
+    names = ("mrr", "hits_at_1", "hits_at_10")
+    assert page.tables[caption][1:] == [
+        [row["relation"], str(row["n_facts"]), *(f"{row[name]:.4f}" for name in names)] for row in final["by_relation"]
+    ]
+    assert sum(row["n_facts"] for row in final["by_relation"]) == 50
     assert [row[:2] for row in page.tables["Epochs"][1:]] == [
         [str(line["epoch"]), f"{line['loss']:.4f}"] for line in epochs
     ]
@@ -145,7 +151,7 @@ def test_the_page_needs_nothing_from_elsewhere_and_can_be_read_aloud(tmp_path: P
     assert len(pictures) == 3
     assert all(picture["role"] == "img" and picture["aria-label"] for picture in pictures)
     assert all(attributes["scope"] in ("col", "row") for tag, attributes in page.tags if tag == "th")
-    assert sum(tag == "table" for tag, _ in page.tags) == len(page.tables) == 6
+    assert sum(tag == "table" for tag, _ in page.tags) == len(page.tables) == 7
     assert "prefers-color-scheme: dark" in text
 
 
