@@ -14,6 +14,7 @@ from tkbc.runs.reporter import EpochReport, MemoryNow, Reporter, Result
 from tkbc.runs.settings import TrainSettings
 from tkbc.runs.state import RunState, present_versions
 from tkbc.runs.tensorboard import require_tensorboard
+from tkbc.step.threads import score_threads
 
 __all__ = ["EpochReport", "MemoryNow", "Reporter", "Result", "TrainSettings", "resume", "train"]
 
@@ -55,7 +56,8 @@ def train(
     )
     folder = RunFolder.create(run_folder, state)
     try:
-        return Run(folder, dataset, state, None, reporter or Reporter(), should_stop).run()
+        with score_threads(plan.workload):
+            return Run(folder, dataset, state, None, reporter or Reporter(), should_stop).run()
     finally:
         folder.close()
 
@@ -81,9 +83,10 @@ def resume(
         raise MemplanError(f"{dataset.dataset}: not the data that {run_folder} was trained on; it has changed since")
     folder = RunFolder(run_folder)
     try:
-        run = Run(folder, dataset, state, checkpoint, reporter or Reporter(), should_stop)
-        folder.rewind(state)  # only now: a checkpoint that cannot be used has changed nothing
-        return run.run()
+        with score_threads(state.plan.workload):
+            run = Run(folder, dataset, state, checkpoint, reporter or Reporter(), should_stop)
+            folder.rewind(state)  # only now: a checkpoint that cannot be used has changed nothing
+            return run.run()
     finally:
         folder.close()
 

@@ -26,7 +26,7 @@ ICEWS14 = find_dataset("ICEWS14").shape
 
 
 def cpu(budget_bytes: int) -> Target:
-    return Target("cpu", "CPU", budget_bytes, "--budget", cpu_rates(2), 0)
+    return Target("cpu", "CPU", budget_bytes, "--budget", cpu_rates(), 0)
 
 
 def cuda(budget_bytes: int, capability: tuple[int, int] = (7, 5)) -> Target:
@@ -194,7 +194,7 @@ def test_a_plan_survives_json_and_a_tampered_one_does_not(tmp_path: Any) -> None
 
 def test_the_cost_model_orders_what_is_plain() -> None:
     """Recomputing costs, small micro-batches cost, and the large tensor costs far more than the fused kernel."""
-    rates = cpu_rates(2)
+    rates = cpu_rates()
 
     def cost(**layout: Any) -> float:
         return seconds_per_epoch(build_workload(ICEWS14, model="TNTPairRE", **layout), rates)
