@@ -7,6 +7,7 @@ pages of new memory) is in the kinds: the same pass over a tensor is another kin
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from math import ceil, log2
 
 from memplan.workload import Workload
@@ -16,8 +17,10 @@ Work = dict[str, float]
 """Counts by kind."""
 TILE = 720
 """Entities that the fused L1 kernel packs at once (tkbc.scoring.l1_cpu.TILE; a test compares)."""
-SIZES = {"256 KiB": 2**18, "1 MiB": 2**20, "4 MiB": 2**22, "16 MiB": 2**24, "64 MiB": 2**26}
-"""Sizes of a tensor between which the time of a pass over it is interpolated: from a core's cache to main memory."""
+SIZES = {"256 KiB": 2**18, "1 MiB": 2**20, "4 MiB": 2**22, "16 MiB": 2**24}
+"""Sizes of a tensor beyond which a pass over it takes longer: from a core's cache to main memory."""
+STEP = 2.0
+"""Doublings from one size to the next."""
 BLOCK = 32
 """Columns of a matrix product's result that are computed together."""
 FRESH_BYTES = 2**25
@@ -140,8 +143,8 @@ class _Counter:
         """Count passes over (b, c) scores in a buffer, and the computing in them."""
         threads = min(self.workload.threads, queries) if self.by_kernel else self.torch_threads
         each = times * queries * c / threads
-        for size, share in _between(self.buffer_bytes).items():
-            self.add(f"pass over a score, buffer of {size}", passes * share * each)
+        for of_size, share in _by_size("pass over a score", self.buffer_bytes):
+            self.add(of_size, passes * share * each)
         if kind:
             self.add(kind, each)
 
@@ -166,7 +169,10 @@ class _Counter:
         else:
             self.products(queries, c, times, 2 if self.workload.score == "l2" else 1, "forward")
             self.add("forward by products", times)
-            if self.workload.score == "l2" or self.workload.scoring == "chunked":
+            if self.workload.scoring != "fused":
+                for of_size, share in _by_size("score in a new tensor", 4 * queries * c):
+                    self.add(of_size, share * times * queries * c / self.torch_threads)
+            elif self.workload.score == "l2":
                 self.scores(queries, c, times, 2)
             if self.workload.score == "l2":
                 self.add("pass over candidates", times * c * self.workload.width / self.torch_threads)
@@ -202,8 +208,8 @@ class _Counter:
         each = n * times / self.torch_threads
         self.add(f"multiply-add {name}", each * queries * c * width)
         self.scores(queries, c, times, n)
-        for size, share in _between(4 * c * width).items():
-            self.add(f"number of a product, candidates of {size}", share * each * (c + queries) * width)
+        for of_size, share in _by_size("number of a product", 4 * c * width):
+            self.add(of_size, share * each * (c + queries) * width)
         self.add("product", n * times)
 
     def kernel(self, queries: int, c: int, times: float, *, backward: bool) -> None:
@@ -237,22 +243,24 @@ class _Counter:
         numbers = queries * c * width
         item = 2 if self.is_half else 4
         passes, fresh = (9, 3) if backward else (4, 3)
-        kind = f"{workload.precision} {name}"
+        kind = f"pass over {workload.precision} numbers {name}"
         self.add(f"plain {name}", times)
         self.add("plain row", passes * times * queries * c / self.torch_threads)
-        for size, share in _between(numbers * item).items():
-            self.add(f"{kind}, tensor of {size}", passes * share * times * numbers / self.torch_threads)
+        # Half precision is bound by its conversions, wherever the tensor lies.
+        for of_size, share in _by_size(kind, 0 if self.is_half else numbers * item):
+            self.add(of_size, passes * share * times * numbers / self.torch_threads)
         if numbers * item > FRESH_BYTES:
             self.add("fresh number", fresh * times * numbers * item / 4)
 
 
-def _between(n_bytes: float) -> dict[str, float]:
-    """Return the shares of the two nearest ``SIZES``, by the logarithm."""
-    names, knots = list(SIZES), list(SIZES.values())
-    if n_bytes <= knots[0]:
-        return {names[0]: 1.0}
-    if n_bytes >= knots[-1]:
-        return {names[-1]: 1.0}
-    i = next(i for i, knot in enumerate(knots) if n_bytes < knot)
-    share = log2(n_bytes / knots[i - 1]) / log2(knots[i] / knots[i - 1])
-    return {names[i - 1]: 1 - share, names[i]: share}
+def _by_size(kind: str, n_bytes: float) -> Iterator[tuple[str, float]]:
+    """Yield a kind of work and, for each of ``SIZES`` that the tensor is beyond, what it costs more, with its share.
+
+    A share grows with the logarithm from 0 at that size to 1 at the next. Seconds are not negative, so a pass over a
+    larger tensor never takes less a number.
+    """
+    yield kind, 1.0
+    for name, size in SIZES.items():
+        if n_bytes <= size:
+            return
+        yield f"{kind}, beyond {name}", min(1.0, log2(n_bytes / size) / STEP)

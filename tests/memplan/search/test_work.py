@@ -66,15 +66,19 @@ def test_products(score: str, forward: int, backward: int) -> None:
     assert again["multiply-add forward"] == 2 * found["multiply-add forward"]
 
 
-def test_a_pass_over_a_larger_tensor_is_another_kind_of_work() -> None:
-    """60 × 1000 numbers a rank: at rank 8 between 1 and 4 MiB, at rank 80 beyond, and new memory from the system."""
+def test_a_pass_over_a_larger_tensor_takes_longer() -> None:
+    """60 × 1000 numbers a rank: at rank 8 between 1 and 4 MiB, at rank 200 beyond, and new memory from the system."""
     small, large = (step_work(workload(scoring="chunked", rank=rank)) for rank in (8, 200))
+    kind = "pass over fp32 numbers forward"
 
     def sizes(work: dict[str, float]) -> set[str]:
-        return {size for size in SIZES if work.get(f"fp32 forward, tensor of {size}")}
+        return {size for size in SIZES if work.get(f"{kind}, beyond {size}")}
 
-    assert sizes(small) == {"1 MiB", "4 MiB"}
-    assert sizes(large) == {"16 MiB", "64 MiB"}
+    assert sizes(small) == {"256 KiB", "1 MiB"}
+    assert sizes(large) == set(SIZES)
+    # 1.92 MB is all of the way from 256 KiB to 1 MiB, and 0.87 of a doubling, of two, from there to 4 MiB.
+    assert small[f"{kind}, beyond 256 KiB"] == small[kind] == 4 * 60 * 1000 * 8
+    assert small[f"{kind}, beyond 1 MiB"] == pytest.approx(small[kind] * 0.8727 / 2, rel=1e-3)
     assert "fresh number" not in small
     assert large["fresh number"] > 0
 
