@@ -12,12 +12,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from collections import defaultdict
 from pathlib import Path
-
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 import numpy as np
 import torch

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
-
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 import torch
 

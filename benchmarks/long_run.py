@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -83,7 +82,7 @@ def graph_of(shape: Shape) -> Dataset:
 def run_long(folder: Path, epochs: int, resumes: int) -> tuple[Result, list[Reading]]:
     """Train for so many epochs, stopped and resumed so many times on the way."""
     graph = graph_of(SHAPE)
-    target = Target("cpu", "CPU", 2**30, "test", cpu_rates(1), 0)
+    target = Target("cpu", "CPU", 2**30, "test", cpu_rates(), 0)
     made = plan(SHAPE, target, model="TNTComplEx", rank=4, batch_size=60, n_queries=20)
     settings = TrainSettings(learning_rate=0.01, max_epochs=epochs, valid_freq=1)
     readings: list[Reading] = []
@@ -138,7 +137,6 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=500)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # PyTorch's profiler otherwise writes lines of its own
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "run"

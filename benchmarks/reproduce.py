@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-os.environ.setdefault("GOMP_SPINCOUNT", "100")  # as memplan train sets it for fused L1 runs
+os.environ.setdefault("GOMP_SPINCOUNT", "100")  # PyTorch's threads would spin on the cores of the kernel's
 
 import torch
 from timing import take_turns

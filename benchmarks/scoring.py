@@ -24,8 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-os.environ.setdefault("GOMP_SPINCOUNT", "100")  # as memplan train sets it for fused L1 runs
+os.environ.setdefault("GOMP_SPINCOUNT", "100")  # PyTorch's threads would spin on the cores of the kernel's
 
 import numpy as np
 import torch

@@ -9,11 +9,8 @@ in ranking, it calls ``tkbc.scoring.weighted_l1``; a few sampled negatives go Py
 
 from __future__ import annotations
 
-import os
 import time
 from typing import Any
-
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or the profiler that counts bytes writes lines of its own
 
 import numpy as np
 import torch

@@ -25,7 +25,7 @@ from memplan.workload import (
 )
 from memplan.workload.rules import available
 from tkbc.data.dataset import at_one_time, index_of
-from tkbc.data.ids import Ids
+from tkbc.data.demo import random_facts
 from tkbc.measure.meter import make_meter, start_clean
 from tkbc.ranking.evaluation import evaluate
 from tkbc.rehearsal import recorded_steps
@@ -43,15 +43,6 @@ class Verified(NamedTuple):
 
     workload: Workload
     check: MemoryCheck
-
-
-def random_facts(shape: Shape, n: int, seed: int = 0) -> Ids:
-    """Return n random facts of a graph of that shape: (n, 4), or (n, 5) where they hold over intervals."""
-    generator = np.random.default_rng(seed)
-    bounds = [shape.n_entities, shape.n_relations, shape.n_entities] + [shape.n_timestamps] * (1 + shape.intervals)
-    facts = np.stack([generator.integers(bound, size=n) for bound in bounds], axis=1).astype(np.int32)
-    facts[:, 3:].sort(axis=1)
-    return facts
 
 
 def measure(workload: Workload, processes: Processes | None = None) -> dict[str, Bytes]:

@@ -7,11 +7,13 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from memplan.device.rates import Rates, StepRates
 from memplan.errors import MemplanError
 from memplan.files import write_text
 from memplan.workload import first_problem
 
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 ByteCount = Annotated[int, Field(ge=0, le=2**50)]
 
 
@@ -25,14 +27,30 @@ class Calibration(BaseModel):
     threads: int
     """CPU threads while measuring; figures for another number are not used."""
     versions: dict[str, str]
-    flops_per_second: Rate
-    bytes_per_second: Rate
-    fresh_bytes_per_second: Rate
-    launch_seconds: Rate
+    step_seconds: dict[str, Seconds] | None = None
+    """A CPU's: ``StepRates.seconds``."""
+    error: Rate | None = None
+    """``StepRates.error``."""
+    flops_per_second: Rate | None = None
+    """A GPU's, as the rest: ``Rates``."""
+    bytes_per_second: Rate | None = None
+    fresh_bytes_per_second: Rate | None = None
+    launch_seconds: Rate | None = None
     l1_terms_per_second: Rate | None = None
     l1_gradient_terms_per_second: Rate | None = None
     context_bytes: ByteCount | None = None
     workspace_bytes: ByteCount | None = None
+
+    def rates(self, stated: Rates | StepRates) -> Rates | StepRates | None:
+        """Return the rates that were measured, in place of those ``stated``; None where they are of another sort.
+
+        Older versions measured a CPU's bandwidths, which the cost model has no use for.
+        """
+        if isinstance(stated, StepRates):
+            if self.step_seconds is None or self.error is None:
+                return None
+            return StepRates({**stated.seconds, **self.step_seconds}, self.error)
+        return Rates(*(getattr(self, name) or getattr(stated, name) for name in Rates._fields))
 
 
 class Calibrations(BaseModel):

@@ -11,7 +11,7 @@ from memplan.device import present as machine
 from memplan.device.asked import parse_devices
 from memplan.device.links import GLOO, Link, gpu_link
 from memplan.device.present import PresentGpu
-from memplan.device.rates import Rates, cpu_rates, gpu_rates
+from memplan.device.rates import Rates, StepRates, cpu_rates, gpu_rates
 from memplan.device.workspace import WORKSPACE_VARIABLE, workspace_bytes
 from memplan.errors import MemplanError, UsageError
 from memplan.units import format_bytes, parse_bytes
@@ -47,7 +47,7 @@ class Target(NamedTuple):
     name: str
     budget_bytes: int
     budget_source: str
-    rates: Rates
+    rates: Rates | StepRates
     outside_bytes: int
     """What a run takes on the device outside the allocator."""
     workspace_bytes: int = DEFAULT_WORKSPACE_BYTES
@@ -114,17 +114,11 @@ def threads_of(n_processes: int) -> int:
 def _as_measured(target: Target, n: int) -> Target:
     """Return the target with the figures that were measured on that device, if any were."""
     for found in calibration.read_all():
-        if found.device == target.name and (target.device == "cuda" or found.threads == threads_of(n)):
-            measured = Rates(
-                found.flops_per_second,
-                found.bytes_per_second,
-                found.fresh_bytes_per_second,
-                found.launch_seconds,
-                found.l1_terms_per_second or target.rates.l1_terms_per_second,
-                found.l1_gradient_terms_per_second or target.rates.l1_gradient_terms_per_second,
-            )
+        rates = found.rates(target.rates)
+        is_ours = found.device == target.name and (target.device == "cuda" or found.threads == threads_of(n))
+        if is_ours and rates is not None:
             return target._replace(
-                rates=measured,
+                rates=rates,
                 outside_bytes=target.outside_bytes if found.context_bytes is None else found.context_bytes,
                 workspace_bytes=target.workspace_bytes if found.workspace_bytes is None else found.workspace_bytes,
                 is_calibrated=True,
@@ -243,5 +237,4 @@ def _cpu_target(asked_bytes: int | None, n: int) -> Target:
         f"{limit}: {format_bytes(free)}, less {CPU_MARGIN:.0%}{share} and {format_bytes(PROCESS_BYTES)} for Python and "
         "PyTorch"
     )
-    rates = cpu_rates(threads_of(n))
-    return Target("cpu", "CPU", *_asked_or(asked_bytes, usable, source), rates, 0)
+    return Target("cpu", "CPU", *_asked_or(asked_bytes, usable, source), cpu_rates(), 0)

@@ -1,11 +1,14 @@
-"""The cost model: operations, bytes moved and launches, turned into seconds with a device's rates.
+"""The cost model: work that is counted, turned into seconds with a device's rates.
 
-It orders plans; it promises nothing. A distance in plain PyTorch is bound by the tensors that it writes.
+A CPU's work and rates are those of measured steps: its seconds are an estimate whose error is known. A GPU's are
+operations, bytes moved and launches at the rates of its maker's figures: they order plans and promise nothing. There a
+distance in plain PyTorch is bound by the tensors that it writes.
 """
 
 from __future__ import annotations
 
-from memplan.device.rates import Rates
+from memplan.device.rates import Rates, StepRates
+from memplan.search.work import Work, ranking_work, step_work
 from memplan.workload import Workload
 
 PLAIN_FORWARD_TENSORS = 3
@@ -18,8 +21,12 @@ LAUNCHES_PER_MICRO_BATCH = 60
 LAUNCHES_PER_STEP = 30
 
 
-def seconds_per_epoch(workload: Workload, rates: Rates) -> float:
+def seconds_per_epoch(workload: Workload, rates: Rates | StepRates) -> float:
     """Return the predicted seconds of one training epoch: what a process computes for its rows and its examples."""
+    if isinstance(rates, StepRates):
+        steps, last = divmod(workload.n_examples, workload.batch_size)
+        seconds = steps * _seconds(step_work(workload), rates)
+        return seconds + _seconds(step_work(workload, last), rates) if last else seconds
     examples = -(-workload.n_examples // workload.replicas)
     micro_batches = workload.steps_per_epoch * workload.accumulation_steps
     candidates = n_rows = len(workload.own_entities)
@@ -49,8 +56,10 @@ def seconds_per_epoch(workload: Workload, rates: Rates) -> float:
     )
 
 
-def evaluation_seconds(workload: Workload, rates: Rates) -> float:
+def evaluation_seconds(workload: Workload, rates: Rates | StepRates) -> float:
     """Return the predicted seconds of ranking as many queries as an epoch has examples."""
+    if isinstance(rates, StepRates):
+        return _seconds(ranking_work(workload), rates)
     batches = -(-workload.n_examples // workload.eval_batch_size)
     n_rows = len(workload.own_entities)
     chunks = -(-n_rows // workload.eval_chunk_size)
@@ -60,6 +69,10 @@ def evaluation_seconds(workload: Workload, rates: Rates) -> float:
         workload.n_examples * n_rows * passes * (forward + SOFTMAX_BYTES / rates.bytes_per_second)
         + batches * (LAUNCHES_PER_MICRO_BATCH + chunks * LAUNCHES_PER_CHUNK * passes) * rates.launch_seconds
     )
+
+
+def _seconds(work: Work, rates: StepRates) -> float:
+    return sum(count * rates.seconds.get(kind, 0.0) for kind, count in work.items())
 
 
 def _score_seconds(workload: Workload, rates: Rates) -> tuple[float, float]:

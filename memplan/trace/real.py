@@ -10,6 +10,7 @@ from typing import Any
 from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from memplan.device.profiler import without_log_lines
 from memplan.device.target import Target
 from memplan.memory.ledger import Allocation, Ledger
 from memplan.trace.loading import FUNCTION, MakeStep, errors_told
@@ -31,7 +32,7 @@ def record_real(make_step: MakeStep, sizes: dict[str, int], target: Target, *, s
     """
     check_sizes(make_step, sizes)
     gc.collect()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with without_log_lines(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         with record_function(MARK + "0"), errors_told(None, FUNCTION):
             step = make_step(**sizes)
         for number in range(steps):

@@ -72,7 +72,7 @@ class Scenario(Protocol):
 
 def made_trainer() -> tuple[Trainer, RunState]:
     graph = random_graph(SHAPE)
-    made = plan(SHAPE, Target("cpu", "CPU", 2**30, "test", cpu_rates(1), 0), model="TNTPairRE", rank=4, batch_size=10)
+    made = plan(SHAPE, Target("cpu", "CPU", 2**30, "test", cpu_rates(), 0), model="TNTPairRE", rank=4, batch_size=10)
     state = RunState(
         plan=made,
         settings=TrainSettings(learning_rate=0.1, max_epochs=9),

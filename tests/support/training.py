@@ -25,7 +25,7 @@ GUIDE = REAL_DATA.parent / "guide" / "TNTPairRE_memory_optimization_guide.vi.md"
 
 
 def make_plan(graph: Dataset, **settings: Any) -> Plan:
-    target = Target("cpu", "CPU", 2**30, "test", cpu_rates(2), 0)
+    target = Target("cpu", "CPU", 2**30, "test", cpu_rates(), 0)
     return plan(graph.shape, target, **{"model": "TNTPairRE", "rank": 8, "threads": 2, "n_queries": 14, **settings})
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from memplan.catalog.datasets import DEMO
+from memplan.workload import Shape
 from tkbc.data.dataset import Dataset
 from tkbc.data.ids import Ids
 
@@ -72,3 +73,12 @@ def _frozen(facts: np.ndarray) -> Ids:
     ids = np.ascontiguousarray(facts, dtype=np.int32)
     ids.setflags(write=False)
     return ids
+
+
+def random_facts(shape: Shape, n: int, seed: int = 0) -> Ids:
+    """Return n random facts of a graph of that shape: (n, 4), or (n, 5) where they hold over intervals."""
+    generator = np.random.default_rng(seed)
+    bounds = [shape.n_entities, shape.n_relations, shape.n_entities] + [shape.n_timestamps] * (1 + shape.intervals)
+    facts = np.stack([generator.integers(bound, size=n) for bound in bounds], axis=1).astype(np.int32)
+    facts[:, 3:].sort(axis=1)
+    return facts

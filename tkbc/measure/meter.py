@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from memplan.device.profiler import without_log_lines
 from memplan.plan import Bytes
 
 _MARK = "memplan phase: "
@@ -61,7 +62,7 @@ class CpuMeter(Meter):
 
     @contextmanager
     def _record(self, base_bytes: int) -> Iterator[None]:
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        with without_log_lines(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
             yield
         assert profiler.profiler is not None
         results = profiler.profiler.kineto_results

@@ -11,7 +11,6 @@ from memplan.errors import DoesNotFitError, MemplanError
 from memplan.memory.cuda.environment import obey
 from memplan.plan import Plan
 from memplan.units import format_bytes
-from memplan.workload.rules import runs_numba
 
 
 def prepare_torch(plan: Plan) -> None:
@@ -20,14 +19,8 @@ def prepare_torch(plan: Plan) -> None:
     Raises:
         UsageError: the environment has the allocator do otherwise than the plan.
     """
-    # Kineto, PyTorch's profiler, otherwise writes lines of its own to stderr around the memory check.
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     if plan.workload.device == "cuda":
         obey(plan.workload.alloc_conf)
-    if runs_numba(plan.workload):
-        # PyTorch's OpenMP threads otherwise spin for milliseconds after each operation, on the cores that the fused
-        # kernel's threads need next: a seventh of a step on two cores.
-        os.environ.setdefault("GOMP_SPINCOUNT", "100")
     if plan.workload.deterministic and plan.workload.device == "cuda":
         # cuBLAS repeats itself only with a workspace of its own, which it reads of here.
         os.environ.setdefault(WORKSPACE_VARIABLE, DETERMINISTIC_WORKSPACE)

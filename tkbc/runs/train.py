@@ -15,6 +15,7 @@ from tkbc.runs.settings import TrainSettings
 from tkbc.runs.state import RunState, present_versions
 from tkbc.runs.tensorboard import require_tensorboard
 from tkbc.sharded import Processes
+from tkbc.step.threads import score_threads
 
 __all__ = ["EpochReport", "MemoryNow", "Reporter", "Result", "TrainSettings", "resume", "train"]
 
@@ -61,7 +62,8 @@ def train(
         lambda: RunFolder.create(run_folder, state) if processes.leads else FollowersFolder(run_folder, processes.index)
     )
     try:
-        return Run(folder, dataset, state, None, reporter or Reporter(), should_stop, processes).run()
+        with score_threads(plan.workload):
+            return Run(folder, dataset, state, None, reporter or Reporter(), should_stop, processes).run()
     finally:
         folder.close()
 
@@ -93,9 +95,10 @@ def resume(
         lambda: RunFolder(run_folder) if processes.leads else FollowersFolder(run_folder, processes.index)
     )
     try:
-        run = Run(folder, dataset, state, checkpoint, reporter or Reporter(), should_stop, processes)
-        folder.rewind(state)  # only now: a checkpoint that cannot be used has changed nothing
-        return run.run()
+        with score_threads(state.plan.workload):
+            run = Run(folder, dataset, state, checkpoint, reporter or Reporter(), should_stop, processes)
+            folder.rewind(state)  # only now: a checkpoint that cannot be used has changed nothing
+            return run.run()
     finally:
         folder.close()
 

@@ -13,6 +13,7 @@ from tkbc.ranking.evaluation import Evaluation, evaluate
 from tkbc.runs.checkpoint import load_model
 from tkbc.runs.recovery import is_out_of_memory
 from tkbc.scoring import make_score
+from tkbc.step.threads import score_threads
 
 
 def rank_with(checkpoint: Path, plan: Plan, dataset: Dataset, split: Literal["valid", "test"]) -> Evaluation:
@@ -27,7 +28,8 @@ def rank_with(checkpoint: Path, plan: Plan, dataset: Dataset, split: Literal["va
         model = MODELS[workload.model](workload)
         load_model(checkpoint, model)
         score = make_score(workload.score, workload.scoring, workload.device, workload.threads, workload.precision)
-        return evaluate(model, score, dataset.queries(split), dataset.filter_index, workload)
+        with score_threads(workload):
+            return evaluate(model, score, dataset.queries(split), dataset.filter_index, workload)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise

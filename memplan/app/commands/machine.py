@@ -40,10 +40,10 @@ def calibrate(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     as_json: AsJson = False,
 ) -> None:
-    """Measure this machine's rates (on CUDA also context and workspace); plans for it use them from then on."""
+    """Measure how fast this machine trains (on CUDA also context and workspace); plans for it use that from then on."""
     from memplan.app.jobs.measure import run_calibration
 
-    found, path = run_calibration(device)
+    found, path = run_calibration(device, show_progress=not as_json)
     if as_json:
         print_json(found)
     else:

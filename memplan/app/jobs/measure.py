@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from memplan.errors import UsageError
 from memplan.memory.cuda.environment import from_environment
 
 if TYPE_CHECKING:
+    from memplan.workload import Workload
     from tkbc.verify import Verified
 
 
@@ -25,7 +26,6 @@ def run_verification(count: int, seed: int, device: str, *, show_progress: bool)
         MemplanError: the device is not there.
     """
     target = _here(device)
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     from rich.progress import track
 
     from tkbc.verify import random_workloads, verify
@@ -52,15 +52,22 @@ def _here(device: str) -> Target:
     return resolve(device, None)
 
 
-def run_calibration(device: str) -> tuple[Calibration, Path]:
+def run_calibration(device: str, *, show_progress: bool) -> tuple[Calibration, Path]:
     """Measure this machine's CPU or GPU, keep the figures, and return them with the file that holds them.
 
     Raises:
         MemplanError: the device is not there.
     """
     target = _here(device)
+    from rich.progress import track
+
     from tkbc.measure.rates import calibrate
 
-    with make_console().status("measuring"):
-        found = calibrate(target)
+    console = make_console()
+    hidden = not (show_progress and console.is_terminal)
+
+    def shown(cases: list[list[Workload]]) -> Iterable[list[Workload]]:
+        return track(cases, "timing training steps", console=console, transient=True, disable=hidden)
+
+    found = calibrate(target, shown)
     return found, write_calibration(found)

@@ -127,8 +127,6 @@ def work(task: Task | None) -> None:
 
     if task is not None:
         prepare_torch(task.plan)  # before PyTorch is loaded, where what is to be trained is known by then
-    import torch
-
     from tkbc.data import load_dataset
     from tkbc.runs.train import resume, train
     from tkbc.sharded.connected import Connected, joined, meet, told_by_first
@@ -138,8 +136,6 @@ def work(task: Task | None) -> None:
     workload = told.plan.workload
     if workload.n_processes != meeting.n:
         raise UsageError(f"--devices {workload.n_processes}: torchrun started {meeting.n} processes; give that number")
-    if meeting.n > 1 and workload.device == "cpu":
-        torch.set_num_threads(workload.threads)  # its share of the cores, as planned
     leads = meeting.process == 0
     graph = load_dataset(told.dataset, told.data_dir)
     with joined(meeting, workload.device):

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from memplan.app.views.devices import WHY_NO_FUSED
-from memplan.app.views.terminal import fits_width, listing, new_table, printable, seconds_text
+from memplan.app.views.terminal import about_seconds, fits_width, listing, new_table, printable, seconds_text
 from memplan.catalog.gpus import GPUS, Gpu
 from memplan.device.calibration import Calibration
 from memplan.device.target import Target
@@ -47,7 +47,7 @@ def comparison_report(console: Console, rows: list[Row], target: Target) -> Rend
     if not fits_width(console, table):
         table = _narrow_comparison(rows, is_guide=is_guide)
     budget = f"here: {target.name}, budget {format_bytes(target.budget_bytes)} ({target.budget_source})"
-    note = "training memory, the whole batch at once; s/epoch orders rows by a cost model, no promise of speed"
+    note = f"training memory, the whole batch at once; {about_seconds(target)}"
     old = left_out(rows)
     why = [Text(f"fused leaves out {', '.join(old)}: {WHY_NO_FUSED}")] if old else []
     return Group(table, Text(budget), *why, Text(note, style="dim"))
@@ -146,13 +146,21 @@ def _on_gpus(fitting: tuple[str, ...]) -> str:
 def calibration_report(found: Calibration) -> RenderableType:
     """Return a device's measured figures."""
     table = new_table(found.device, ("measured", ">"))
-    table.add_row("matrix products", f"{found.flops_per_second / 1e9:,.1f} GFLOP/s")
-    table.add_row("element-wise traffic", f"{found.bytes_per_second / 1e9:,.1f} GB/s")
-    table.add_row("writing new tensors", f"{found.fresh_bytes_per_second / 1e9:,.1f} GB/s")
-    table.add_row("the smallest operation", f"{found.launch_seconds * 1e6:,.2f} µs")
-    if found.l1_terms_per_second is not None and found.l1_gradient_terms_per_second is not None:
-        table.add_row("fused L1, terms forward", f"{found.l1_terms_per_second / 1e9:,.1f} G/s")
-        table.add_row("fused L1, terms backward", f"{found.l1_gradient_terms_per_second / 1e9:,.1f} G/s")
+    if found.step_seconds is not None and found.error is not None:
+        table.add_row("kinds of work in a step", str(len(found.step_seconds)))
+        table.add_row("threads", str(found.threads))
+        table.add_row("error of predicted seconds, 9 steps of 10", f"up to {found.error:.0%}")
+    rows = [
+        ("matrix products", found.flops_per_second, 1e9, "{:,.1f} GFLOP/s"),
+        ("element-wise traffic", found.bytes_per_second, 1e9, "{:,.1f} GB/s"),
+        ("writing new tensors", found.fresh_bytes_per_second, 1e9, "{:,.1f} GB/s"),
+        ("the smallest operation", found.launch_seconds, 1e-6, "{:,.2f} µs"),
+        ("fused L1, terms forward", found.l1_terms_per_second, 1e9, "{:,.1f} G/s"),
+        ("fused L1, terms backward", found.l1_gradient_terms_per_second, 1e9, "{:,.1f} G/s"),
+    ]
+    for name, rate, unit, text in rows:
+        if rate is not None:
+            table.add_row(name, text.format(rate / unit))
     if found.context_bytes is not None:
         table.add_row("CUDA context and modules", format_bytes(found.context_bytes))
     if found.workspace_bytes is not None:

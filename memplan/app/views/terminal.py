@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from memplan.app.views.mesh import mesh_lines
+from memplan.device.rates import StepRates
 from memplan.device.target import Target
 from memplan.memory.curve import curve, sparkline
 from memplan.memory.ledger import Ledger
@@ -115,12 +116,22 @@ def plan_report(plan: Plan, target: Target) -> RenderableType:
         "",
         *counted(plan),
         chosen,
-        Text(
-            f"s/epoch orders plans by a cost model, rates {'measured here' if target.is_calibrated else 'as stated'}"
-            " (memplan calibrate); it is no promise of speed",
-            style="dim",
-        ),
+        Text(about_seconds(target), style="dim"),
     )
+
+
+def about_seconds(target: Target) -> str:
+    """Return what predicted seconds are worth."""
+    rates = target.rates
+    if isinstance(rates, StepRates):
+        if target.is_calibrated:
+            return f"s/epoch is an estimate: 9 steps of 10 measured here took within {rates.error:.0%} of theirs"
+        return (
+            f"s/epoch is an estimate from steps measured on another CPU, ±{rates.error:.0%} there; memplan calibrate "
+            "measures this one"
+        )
+    stated = "measured here" if target.is_calibrated else "as stated"
+    return f"s/epoch orders plans by a cost model, rates {stated} (memplan calibrate); it is no promise of speed"
 
 
 def plan_summary(plan: Plan, target: Target) -> RenderableType:

@@ -323,11 +323,12 @@ def test_plans_use_what_calibrate_has_measured(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     before = read_json("plan", "--device", "cpu")["seconds_per_epoch"]
     measured = read_json("calibrate", "--device", "cpu")
-    rates = ("flops_per_second", "bytes_per_second", "fresh_bytes_per_second", "launch_seconds", "l1_terms_per_second")
-    assert all(math.isfinite(measured[rate]) and measured[rate] > 0 for rate in rates)
+    assert measured["error"] > 0
+    assert all(math.isfinite(seconds) and seconds >= 0 for seconds in measured["step_seconds"].values())
+    assert any(seconds > 0 for seconds in measured["step_seconds"].values())
     after = read_json("plan", "--device", "cpu")["seconds_per_epoch"]
     assert after != before
-    assert "rates measured here" in invoke("plan", "--device", "cpu").stdout
+    assert "9 steps of 10 measured here" in " ".join(invoke("plan", "--device", "cpu").stdout.split())
     file = tmp_path / "memplan" / "calibration.json"
     entries = json.loads(file.read_text(encoding="utf-8"))["devices"]
     assert [entry["device"] for entry in entries] == ["CPU"]

@@ -26,7 +26,7 @@ ICEWS14 = find_dataset("ICEWS14").shape
 
 
 def cpu(budget_bytes: int) -> Target:
-    return Target("cpu", "CPU", budget_bytes, "--budget", cpu_rates(2), 0)
+    return Target("cpu", "CPU", budget_bytes, "--budget", cpu_rates(), 0)
 
 
 def cuda(budget_bytes: int, capability: tuple[int, int] = (7, 5)) -> Target:
@@ -139,7 +139,7 @@ def test_no_more_queries_are_planned_than_the_split_holds() -> None:
     assert queries(14, eval_batch_size=3000) == (14, bytes_of_few)
     assert queries(14, eval_batch_size=3)[0] == 3
     assert queries(5000, eval_batch_size=3000)[0] == 3000
-    assert queries(5000)[0] == queries(None)[0] == 1024
+    assert 14 < queries(5000)[0] == queries(None)[0] <= 1024
     assert queries(None, eval_batch_size=3000)[0] == 3000
 
 
@@ -181,7 +181,8 @@ def test_a_plan_survives_json_and_a_tampered_one_does_not(tmp_path: Any) -> None
     path = tmp_path / "plan.json"
     path.write_text(to_json(found))
     assert Plan.read(path) == found
-    path.write_text(to_json(found).replace('"micro_batch_size": 1000', '"micro_batch_size": 999', 1))
+    size = f'"micro_batch_size": {found.micro_batch_size}'
+    path.write_text(to_json(found).replace(size, '"micro_batch_size": 999', 1))
     with pytest.raises(MemplanError, match="micro_batch_size"):
         Plan.read(path)
     for broken in ("", "{}", "[1]", to_json(found)[:-40], to_json(found).replace("20", '"x"')):
@@ -194,7 +195,7 @@ def test_a_plan_survives_json_and_a_tampered_one_does_not(tmp_path: Any) -> None
 
 def test_the_cost_model_orders_what_is_plain() -> None:
     """Recomputing costs, small micro-batches cost, and the large tensor costs far more than the fused kernel."""
-    rates = cpu_rates(2)
+    rates = cpu_rates()
 
     def cost(**layout: Any) -> float:
         return seconds_per_epoch(build_workload(ICEWS14, model="TNTPairRE", **layout), rates)

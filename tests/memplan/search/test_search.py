@@ -24,7 +24,7 @@ BUDGET = 2**30
 
 
 def search(**settings: Any) -> Search:
-    target = Target("cpu", "CPU", BUDGET, "test", cpu_rates(2), 0)
+    target = Target("cpu", "CPU", BUDGET, "test", cpu_rates(), 0)
     return Search(SHAPE, target, None, {"model": "TNTPairRE", "rank": 4, "batch_size": 8, **settings})
 
 
@@ -86,7 +86,7 @@ def test_no_more_than_the_largest_useful_number_of_queries_is_looked_at() -> Non
 @pytest.mark.parametrize("budget_share", [1.0, 0.6])
 def test_a_smaller_plan_is_the_fastest_of_all_that_take_less(part: Part, budget_share: float) -> None:
     """Every halving of both sizes is looked at here; what a part takes is the peak of its own phases."""
-    target = Target("cpu", "CPU", BUDGET, "test", cpu_rates(2), 0)
+    target = Target("cpu", "CPU", BUDGET, "test", cpu_rates(), 0)
     made = plan(SHAPE, target, model="TNTPairRE", rank=16, batch_size=500, n_queries=900, emb_reg=0.1)
     is_training = part == "training"
     names = ("micro_batch_size", "chunk_size") if is_training else ("eval_batch_size", "eval_chunk_size")
@@ -116,7 +116,7 @@ def layout_of(alternative: Alternative) -> tuple[int, int, str]:
 
 
 def test_an_alternative_that_takes_the_budget_to_the_last_byte_fits() -> None:
-    target = Target("cpu", "CPU", BUDGET, "test", cpu_rates(2), 0)
+    target = Target("cpu", "CPU", BUDGET, "test", cpu_rates(), 0)
     asked: dict[str, Any] = {"model": "TNTPairRE", "rank": 4, "batch_size": 500, "n_queries": 900}
     ample = plan(SHAPE, target, **asked)
     larger = [other for other in ample.alternatives if other.device_bytes > ample.peak.device_bytes]
@@ -130,7 +130,7 @@ def test_an_alternative_that_takes_the_budget_to_the_last_byte_fits() -> None:
 
 
 def test_one_byte_less_than_a_plan_takes_gives_another() -> None:
-    target = Target("cpu", "CPU", BUDGET, "test", cpu_rates(2), 0)
+    target = Target("cpu", "CPU", BUDGET, "test", cpu_rates(), 0)
     asked: dict[str, Any] = {"model": "TNTPairRE", "rank": 4, "batch_size": 500, "n_queries": 900}
     ample = plan(SHAPE, target, **asked)
     exact = plan(SHAPE, target._replace(budget_bytes=ample.peak.device_bytes), **asked)

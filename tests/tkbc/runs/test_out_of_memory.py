@@ -44,7 +44,7 @@ def test_a_smaller_plan_is_made_for_what_is_free_and_what_the_run_holds_less_a_m
 
     monkeypatch.setattr(recovery, "free_ram_bytes", lambda: (FREE, "free RAM"))
     monkeypatch.setattr(recovery, "replan", replan)
-    target = Target("cpu", "CPU", 2**30, "test", cpu_rates(2), 0)
+    target = Target("cpu", "CPU", 2**30, "test", cpu_rates(), 0)
     made = plan(SHAPE, target, n_queries=60, **settings_of(CONFIGURATIONS[0]))
     recovery.smaller_plan(made, trainer, "training")
     assert asked[0].budget_bytes == round((FREE + own_bytes) * 0.95)
@@ -77,7 +77,7 @@ def test_what_a_failed_step_left_is_freed_before_memory_is_measured(monkeypatch:
 
     monkeypatch.setattr(recovery, "free_ram_bytes", free_ram_bytes)
     monkeypatch.setattr(recovery, "replan", lambda plan, *_: plan)
-    target = Target("cpu", "CPU", 2**30, "test", cpu_rates(2), 0)
+    target = Target("cpu", "CPU", 2**30, "test", cpu_rates(), 0)
     recovery.smaller_plan(plan(SHAPE, target, n_queries=60, **settings_of(CONFIGURATIONS[2])), trainer, "training")
     assert alive == [False, False]
 
@@ -100,7 +100,7 @@ torch.set_num_threads(1)
 settings = json.loads(sys.argv[2])
 room = settings.pop("room")
 graph = random_graph(Shape(n_entities=2000, n_relations=3, n_timestamps=6, n_facts=100), n_valid=50, n_test=50)
-target = Target("cpu", "CPU", 2**32, "test", cpu_rates(1), 0)
+target = Target("cpu", "CPU", 2**32, "test", cpu_rates(), 0)
 made = plan(graph.shape, target, model="TNTPairRE", rank=64, scoring="chunked", threads=1, **settings)
 train(made, graph, TrainSettings(learning_rate=0.1, max_epochs=1), Path(sys.argv[1]) / "warm")
 vms = psutil.Process().memory_info().vms

@@ -98,7 +98,7 @@ def run_with_accidents(
 ) -> tuple[Any, OutOfMemoryAt]:
     """Train two epochs; operation ``at`` of the given optimizer step, or of the given evaluation, fails."""
     graph = random_graph(SHAPE, n_valid=30, n_test=30)
-    target = Target("cpu", "CPU", 2**30, "test", cpu_rates(2), 0)
+    target = Target("cpu", "CPU", 2**30, "test", cpu_rates(), 0)
     made = plan(graph.shape, target, n_queries=60, **settings_of(CONFIGURATIONS[0]))
     mode, original_step, original_evaluate, ranked = OutOfMemoryAt(at), Trainer.step, evaluation.evaluate, 0
 
@@ -158,7 +158,7 @@ def test_when_nothing_fits_a_checkpoint_is_left_and_the_run_can_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     graph = random_graph(SHAPE, n_valid=30, n_test=30)
-    target = Target("cpu", "CPU", 2**30, "test", cpu_rates(2), 0)
+    target = Target("cpu", "CPU", 2**30, "test", cpu_rates(), 0)
     made = plan(graph.shape, target, n_queries=60, **settings_of(CONFIGURATIONS[1]))
     settings = TrainSettings(learning_rate=0.1, max_epochs=2)
     original, tries = Trainer.step, 0
@@ -187,7 +187,7 @@ def test_when_nothing_fits_a_checkpoint_is_left_and_the_run_can_go_on(
 
 
 def test_a_smaller_plan_shrinks_only_the_part_that_failed() -> None:
-    target = Target("cpu", "CPU", 2**30, "test", cpu_rates(2), 0)
+    target = Target("cpu", "CPU", 2**30, "test", cpu_rates(), 0)
     made = plan(SHAPE, target, n_queries=60, **settings_of(CONFIGURATIONS[0]))
     smaller = replan(made, target, "training")
     assert smaller.micro_batch_size * smaller.chunk_size < made.micro_batch_size * made.chunk_size

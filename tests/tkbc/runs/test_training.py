@@ -284,7 +284,7 @@ def test_stopping_while_ranking_keeps_the_epoch(tmp_path: Path) -> None:
 def test_the_guide_s_row_trains_inside_200_mib_on_icews14(real_data: Path, tmp_path: Path) -> None:
     """Rank 100, batch 1000: a step and an evaluation, measured. Cut to the valid split to keep it short."""
     graph = load_dataset("ICEWS14", real_data)
-    target = Target("cpu", "CPU", 200 * 2**20, "--budget", cpu_rates(2), 0)
+    target = Target("cpu", "CPU", 200 * 2**20, "--budget", cpu_rates(), 0)
     made = plan(
         graph.shape, target, model="TNTPairRE", rank=100, batch_size=1000, emb_reg=1e-3, time_reg=1e-2, unit_norm=True
     )
