@@ -7,6 +7,7 @@ is given up for search.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -55,11 +56,8 @@ def plan(
     if not allow_rank_reduction:
         raise search.nothing_fits()
 
-    def fits(rank: int) -> bool:
-        return Search(shape, target, n_queries, {**settings, "rank": rank}).smallest_bytes() <= target.budget_bytes
-
     asked = search.base.rank
-    rank = _largest(fits, asked - 1)
+    rank = largest_rank(shape, target, most=asked - 1, n_queries=n_queries, **settings)
     if rank == 0:
         raise Search(shape, target, n_queries, {**settings, "rank": 1}).nothing_fits(at_any_rank=True)
     found = Search(shape, target, n_queries, {**settings, "rank": rank}).plan()
@@ -67,9 +65,17 @@ def plan(
 
 
 def plan_largest_rank(
-    shape: Shape, target: Target, seconds: float, *, n_queries: int | None = None, **settings: Any
+    shape: Shape,
+    target: Target,
+    seconds: float | None = None,
+    *,
+    most: int = MAX_RANK,
+    n_queries: int | None = None,
+    **settings: Any,
 ) -> Plan:
-    """Return the plan with the largest rank that fits the budget at ``seconds`` an epoch or less, by the cost model.
+    """Return the plan with the largest rank, up to ``most``, that fits the budget.
+
+    ``seconds``: what an epoch may take, by the cost model; None: as long as it takes.
 
     Raises:
         UsageError: a setting is out of range, or even rank 1 takes longer.
@@ -81,20 +87,32 @@ def plan_largest_rank(
 
     if at(1).smallest_bytes() > target.budget_bytes:
         raise at(1).nothing_fits(at_any_rank=True)
-    rank = _largest(lambda rank: at(rank).least_seconds() <= seconds, MAX_RANK)
-    rank = _largest(lambda rank: at(rank).smallest_bytes() <= target.budget_bytes, rank)
+    limit = math.inf if seconds is None else seconds
+    rank = _largest(lambda rank: at(rank).least_seconds() <= limit, most)
+    rank = largest_rank(shape, target, most=rank, n_queries=n_queries, **settings)
     found = at(rank).plan() if rank else None
-    if found is None or found.seconds_per_epoch > seconds:
-        rank = _largest(lambda rank: at(rank).plan().seconds_per_epoch <= seconds, rank)
+    if found is None or found.seconds_per_epoch > limit:
+        rank = _largest(lambda rank: at(rank).plan().seconds_per_epoch <= limit, rank)
         if rank == 0:
             least = at(1).plan().seconds_per_epoch
             raise UsageError(
-                f"--epoch-seconds: {seconds:g}: an epoch takes {least:.2g} s even at rank 1, by the cost model; "
+                f"--epoch-seconds: {limit:g}: an epoch takes {least:.2g} s even at rank 1, by the cost model; "
                 "allow more, or take a faster device"
             )
         found = at(rank).plan()
-    reason = f"rank {rank}, the largest that fits within {seconds:g} s an epoch; {found.reason}"
-    return found.model_copy(update={"reason": reason})
+    within = "" if seconds is None else f" within {seconds:g} s an epoch"
+    return found.model_copy(update={"reason": f"rank {rank}, the largest that fits{within}; {found.reason}"})
+
+
+def largest_rank(
+    shape: Shape, target: Target, *, most: int = MAX_RANK, n_queries: int | None = None, **settings: Any
+) -> int:
+    """Return the largest rank, up to ``most``, that fits the budget, however long it takes; 0 where none does."""
+
+    def fits(rank: int) -> bool:
+        return Search(shape, target, n_queries, {**settings, "rank": rank}).smallest_bytes() <= target.budget_bytes
+
+    return _largest(fits, most)
 
 
 def _largest(holds: Callable[[int], bool], most: int) -> int:

@@ -122,7 +122,7 @@ def compare(
         rows = list(compare_with_guide(target, settings))
     else:
         ranks = ranks or given.rank
-        batch_sizes = batch_sizes or (None if given.batch_size is None else str(given.batch_size))
+        batch_sizes = batch_sizes or given.batch_size
         scorings = scorings or given.scoring or "materialized,fused"
         job = gather(given)
         rows = run(
