@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -17,11 +18,17 @@ from memplan.memory.cuda.environment import from_environment
 from memplan.plan import Estimate, Plan
 from memplan.prediction.estimate import estimate as estimate_workload
 from memplan.search import planner
+from memplan.search.choices import Candidate, candidates, choices
 from memplan.search.knobs import knobs
 from memplan.units import format_count
 from memplan.workload import TRAITS, Shape, Workload, build_workload
 from memplan.workload.alloc_conf import AllocatorSettings
 from memplan.workload.rules import preferred, require
+
+SETTLES_RESULTS = frozenset(
+    ("recipe", "score", "optimizer", "emb_reg", "n3_parts", "time_reg", "no_time_emb", "unit_norm", "precision")
+)
+"""Options with which a training is no longer one of those that were measured."""
 
 
 class Settings(TypedDict, total=False):
@@ -92,7 +99,7 @@ def plan(
     """
     options = as_options(dataset, settings)
     given = PlanRequest(allow_rank_reduction=allow_rank_reduction, epoch_seconds=epoch_seconds, **options)
-    return plan_given(given, resolve(given.device, given.budget))
+    return plan_with_choices(given, resolve(given.device, given.budget))
 
 
 def as_options(dataset: str | Path | Shape, settings: Settings) -> dict[str, Any]:
@@ -190,6 +197,27 @@ def plan_given(given: SearchRequest, target: Target, graph: Graph | None = None,
     cut = ", cut to the data" if found.batch_size == found.workload.n_examples else ""
     why = f"batch {found.batch_size}, recipe {job.recipe}'s{cut}: it is part of the result, micro-batches are not"
     return found.model_copy(update={"reason": f"{why}; {found.reason}"})
+
+
+def plan_with_choices(given: PlanRequest, target: Target) -> Plan:
+    """Return ``plan_given`` with what else is known to pay, where rank and batch and what decides results are open."""
+    job = gather(given)
+    found = plan_given(given, target, job.graph)
+    is_open = "rank" not in given.given_settings() and "batch_size" not in given.given_settings()
+    if not is_open or given.rank_rule == "max" or SETTLES_RESULTS & set(given.given_values()):
+        return found
+    model, dataset, settings = job.settings["model"], job.graph.dataset, settings_for(job, target)
+    models = TRAITS if given.model is None else [model]
+    known = [(one, _settings_of(one, given, job.graph, target)) for one in candidates(dataset, models, model)]
+    target = within_fraction(target, settings)
+    return found.model_copy(update={"choices": choices(job.graph.shape, target, job.graph.n_queries, known)})
+
+
+def _settings_of(candidate: Candidate, given: PlanRequest, graph: Graph, target: Target) -> dict[str, Any]:
+    """Return the settings of a candidate's workload; what the user gave besides stays on top."""
+    rank = str(candidate.changes["rank"]) if "rank" in candidate.changes else None
+    asked = replace(given, model=candidate.model, recipe=candidate.recipe.name, rank=rank, batch_size=None)
+    return settings_for(gather(asked, graph), target)
 
 
 def _plan_of(job: Job, given: SearchRequest, target: Target, *, auto_fit: bool) -> Plan:

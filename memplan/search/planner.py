@@ -152,7 +152,7 @@ class Search:
             choices("micro_batch_size", halvings(base.batch_size)),
             choices("chunk_size", chunks),
             workload_of=self._trained,
-            bytes_of=lambda workload: self._device_bytes(workload, evaluation=False),
+            bytes_of=lambda workload: self.device_bytes(workload, evaluation=False),
             seconds_of=lambda workload: seconds_per_epoch(workload, target.rates),
             budget_bytes=target.budget_bytes,
         )
@@ -160,15 +160,15 @@ class Search:
             choices("eval_batch_size", halvings(largest)),
             choices("eval_chunk_size", chunks),
             workload_of=lambda layout: self._workload(self.training.smallest, layout),
-            bytes_of=lambda workload: self._device_bytes(workload, training=False),
+            bytes_of=lambda workload: self.device_bytes(workload, training=False),
             seconds_of=lambda workload: evaluation_seconds(workload, target.rates),
             budget_bytes=target.budget_bytes,
         )
 
     def plan(self) -> Plan:
         """Return the fastest plan that fits; ``smallest_bytes`` is known to."""
-        layout = self.training.fastest()
-        chosen = self._workload(layout, self.evaluation.fastest())
+        chosen = self.chosen()
+        layout = Layout(chosen.micro_batch_size, chosen.chunk_size)
         result = estimate(chosen, outside_bytes=self.target.outside_bytes, budget_bytes=self.target.budget_bytes)
         ordered = self.training.by_preference(self.training.layouts())
         place = ordered.index(layout)
@@ -194,6 +194,14 @@ class Search:
             alternatives=[*self._other_layouts(ordered, place), *self._other_scorings(layout.chunk)],
         )
 
+    def chosen(self) -> Workload:
+        """Return the workload in the fastest sizes that fit; ``smallest_bytes`` is known to."""
+        return self._workload(self.training.fastest(), self.evaluation.fastest())
+
+    def smallest(self) -> Workload:
+        """Return the workload in the sizes that take least."""
+        return self._workload(self.training.smallest, self.evaluation.smallest)
+
     def smallest_bytes(self) -> int:
         """Return what the smallest layout takes on the device: the smallest budget that will do."""
         return max(side.device_bytes(side.smallest) for side in (self.training, self.evaluation))
@@ -208,7 +216,7 @@ class Search:
         way_out = "Raise the budget"
         if not at_any_rank:
             way_out += ", lower --rank, or let --allow-rank-reduction do so"
-        workload = self._workload(self.training.smallest, self.evaluation.smallest)
+        workload = self.smallest()
         obstacle = estimate(workload, outside_bytes=self.target.outside_bytes).tensors_at_peak[0]
         dimensions = " × ".join(str(size) for size in obstacle.shape)
         return DoesNotFitError(
@@ -230,7 +238,8 @@ class Search:
         """The setup without numbers, which is the same for every layout."""
         return rehearsal(self.base)
 
-    def _device_bytes(self, workload: Workload, *, training: bool = True, evaluation: bool = True) -> int:
+    def device_bytes(self, workload: Workload, *, training: bool = True, evaluation: bool = True) -> int:
+        """Return what a workload of this search, or a part of it, takes on the device."""
         ledger = self._rehearsal.run(workload, training=training, evaluation=evaluation)
         return peak_of(ledger, workload, self.target.outside_bytes).device_bytes
 
@@ -254,7 +263,7 @@ class Search:
             layout = Layout(self.base.batch_size, self.base.n_entities if scoring == "materialized" else chunk)
             if scoring != self.base.scoring and layout.is_addressable:
                 workload = self._trained(layout).model_copy(update={"scoring": scoring})
-                needed = self._device_bytes(workload, evaluation=False)
+                needed = self.device_bytes(workload, evaluation=False)
                 yield self._alternative(workload, needed, f"another scoring{self._verdict(needed)}")
 
     def _verdict(self, needed_bytes: int) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from memplan.app.api import estimate_given, plan_given, settings_for
+from memplan.app.api import estimate_given, plan_with_choices, settings_for
 from memplan.app.commands import print_json, tell_what_is_not_modelled
 from memplan.app.options import AsJson, numbers, with_options
 from memplan.app.request import GraphRequest, PlanRequest, gather
@@ -75,7 +75,7 @@ def plan(given: PlanRequest, as_json: AsJson = False) -> None:
     target = resolve(given.device, given.budget)
     tell_what_is_not_modelled(given, target)
     try:
-        result = plan_given(given, target)
+        result = plan_with_choices(given, target)
     except DoesNotFitError as error:
         if as_json:
             print_json({"fits": False, "budget_bytes": target.budget_bytes, "reason": str(error)})
@@ -83,10 +83,14 @@ def plan(given: PlanRequest, as_json: AsJson = False) -> None:
     if as_json:
         print_json(result)
     else:
+        from memplan.app.views.choices import choices_report
         from memplan.app.views.next_steps import after_plan
         from memplan.app.views.terminal import make_console, plan_report, printable
 
         console = make_console()
+        if result.choices is not None:
+            console.print(choices_report(result.choices, result))
+            console.print()
         console.print(plan_report(result, target))
         console.print(printable(after_plan(given)), soft_wrap=True)
 
