@@ -19,7 +19,7 @@ def main() -> None:
     chosen = plan("ICEWS14", model="TNTPairRE", rank=100, device="cpu", budget="25MiB")
     print(f"25 MiB: {chosen.reason}; {format_bytes(chosen.peak.requested_bytes)}")
     wikidata = Shape(n_entities=432_715, n_relations=407, n_timestamps=1726, n_facts=7_224_361)
-    chosen = plan(wikidata, model="TNTComplEx", rank="auto", epoch_seconds=3600, device="T4")
+    chosen = plan(wikidata, model="TNTComplEx", rank="max", epoch_seconds=3600, device="T4")
     print(f"a graph of {wikidata.n_entities:,} entities on a T4: {chosen.reason}")
 
 

@@ -155,6 +155,35 @@ class Alternative(BaseModel):
     reason: str
 
 
+class Choice(BaseModel):
+    """A training that is known to pay: what it takes here, how long, and what it was measured to reach."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    recipe: str
+    options: list[str]
+    """What ``memplan train`` is told besides what was asked; nothing for the recommended one."""
+    recommended: bool
+    """The default recipe of the model that was asked for."""
+    rank: int
+    batch_size: int
+    n_parameters: int
+    max_epochs: int
+    device_bytes: ByteCount
+    """In the fastest layout that fits; where none does, what would do."""
+    fits: bool
+    seconds_per_epoch: float
+    training_seconds: float
+    """An estimate: the epochs by the cost model's seconds, validations not counted."""
+    test_mrr: float | None
+    """None: not measured."""
+    measured_on: str
+    """The dataset of ``test_mrr``."""
+    measured: str
+    """Where it stands, or how it was measured."""
+
+
 class Plan(BaseModel):
     """A training run that fits: every free number chosen, and why. ``workload`` repeats them with all the rest."""
 
@@ -187,6 +216,8 @@ class Plan(BaseModel):
     """The recipe under its settings, whose rate and epochs it is trained with; None: the model's default one."""
     mesh: Mesh | None = None
     """None for one device."""
+    choices: list[Choice] | None = None
+    """What is known to pay here, by what it reached, where rank and batch were left open; None: they were not."""
 
     @model_validator(mode="after")
     def _agree(self) -> Plan:

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from memplan.app.cli import app
 from memplan.catalog.datasets import find_dataset
 from memplan.catalog.recipes import find_recipe
+from memplan.search.choices import candidates
 from memplan.workload import TRAITS, build_workload
 from memplan.workload.models import recipes_of
 from tests.conftest import REAL_DATA
@@ -236,6 +237,23 @@ def test_the_recipes_promise_what_is_kept(reproduce: Any) -> None:
         settings = {**recipe.settings, "cooldown": recipe.cooldown}
         assert settings == {name: {**row, **row["settings"]}[name] for name in settings}
         assert recipe.test_mrr == round(row["test"]["mrr"], 3), recipe
+
+
+def test_what_more_rank_gives_is_what_the_page_shows(reproduce: Any) -> None:
+    """Each figure that a plan's table shows of a recipe's variant, and what was made twice in what is kept, too."""
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\w+) \| (\d+) \| `(--.*?)` .*\| (0\.\d+) \| (once|twice) \|$", page, flags=re.MULTILINE)
+    shown = {(model, options): (int(rank), float(mrr), made) for model, rank, options, mrr, made in rows}
+    kept = {row["command"]: row for rows in json.loads(reproduce.KEPT.read_text()).values() for row in rows}
+    known = [one for one in candidates("ICEWS14", TRAITS, "TNTPairRE") if one.changes]
+    assert len(known) == 4
+    for one in known:
+        options = " ".join(one.options).removeprefix(f"--model {one.model} ")
+        rank, mrr, made = shown[one.model, options]
+        assert (rank, mrr) == (one.changes.get("rank", one.recipe.settings["rank"]), round(one.test_mrr + 1e-9, 3))
+        if made == "twice":
+            row = kept[f"memplan train --dataset ICEWS14 --model {one.model} {options}"]
+            assert (row["test"]["mrr"], row["rank"], row["epochs"]) == (one.test_mrr, rank, one.max_epochs)
 
 
 def test_the_readme_s_results_are_what_is_kept(reproduce: Any) -> None:

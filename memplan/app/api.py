@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
-from memplan.app.request import EPOCH_SECONDS, Graph, GraphRequest, Job, PlanRequest, SearchRequest, gather
+from memplan.app.request import Graph, GraphRequest, Job, PlanRequest, RankRule, SearchRequest, gather
 from memplan.catalog.datasets import DEMO
 from memplan.device.asked import is_auto
 from memplan.device.target import Target, numbers_to_try, resolve, threads_of
@@ -17,14 +18,20 @@ from memplan.memory.cuda.environment import from_environment
 from memplan.plan import DeviceCount, Estimate, Plan
 from memplan.prediction.estimate import estimate as estimate_workload
 from memplan.search import planner
+from memplan.search.choices import Candidate, candidates, choices
 from memplan.search.knobs import knobs
 from memplan.search.meshes import Meshes, count_of, mesh_of, mesh_shapes
+from memplan.units import format_count
 from memplan.workload import TRAITS, Shape, Workload, build_workload
 from memplan.workload.alloc_conf import AllocatorSettings
 from memplan.workload.rules import preferred, require
 
 MORE_TIMES = 8
 """Of the fewest devices that will do, what is shown besides: how the time falls with more."""
+SETTLES_RESULTS = frozenset(
+    ("recipe", "score", "optimizer", "emb_reg", "n3_parts", "time_reg", "no_time_emb", "unit_norm", "precision")
+)
+"""Options with which a training is no longer one of those that were measured."""
 
 
 class Settings(TypedDict, total=False):
@@ -37,7 +44,7 @@ class Settings(TypedDict, total=False):
     model: str | None
     recipe: str | None
     rank: int | str | None
-    batch_size: int | None
+    batch_size: int | str | None
     score: str | None
     optimizer: str | None
     emb_reg: float | None
@@ -84,8 +91,9 @@ def plan(
 ) -> Plan:
     """Return the fastest plan that fits: micro-batch, chunk, scoring and evaluation sizes chosen where left out.
 
-    ``rank="auto"`` takes the largest rank that fits within ``epoch_seconds`` (60) an epoch by the cost model;
-    ``allow_rank_reduction`` lowers the rank where nothing fits as asked.
+    ``rank="auto"`` takes the recipe's rank, or the largest below it that fits; ``"max"`` the largest that fits at all.
+    Either way ``epoch_seconds`` bounds an epoch by the cost model. ``allow_rank_reduction`` lowers the rank where
+    nothing fits as asked.
 
         >>> plan("ICEWS14", model="TNTPairRE", rank=100, device="cpu", budget="25MiB").micro_batch_size
         250
@@ -96,13 +104,13 @@ def plan(
     """
     options = as_options(dataset, settings)
     given = PlanRequest(allow_rank_reduction=allow_rank_reduction, epoch_seconds=epoch_seconds, **options)
-    return plan_given(given, target_given(given))
+    return plan_with_choices(given, target_given(given))
 
 
 def as_options(dataset: str | Path | Shape, settings: Settings) -> dict[str, Any]:
     """Return the commands' options, which are text where a number or a path is as natural."""
     options: dict[str, Any] = {**settings}
-    for name in ("rank", "devices"):
+    for name in ("rank", "batch_size", "devices"):
         if options.get(name) is not None:
             options[name] = str(options[name])
     if isinstance(options.get("budget"), int):
@@ -136,8 +144,8 @@ def estimate_given(
 
 def workload_given(given: GraphRequest, target: Target) -> Workload:
     """Return the workload of a command's options: the whole batch, all entities, the scoring that needs least."""
-    if given.rank_is_auto:
-        raise UsageError("--rank auto: an estimate chooses nothing; say a rank, or use memplan plan")
+    for option in given.for_the_search:
+        raise UsageError(f"{option}: an estimate chooses nothing; say a number, or use memplan plan")
     job = gather(given)
     settings = settings_for(job, target)
     settings |= _plain_mesh(settings, target)
@@ -225,8 +233,8 @@ def _numbers(given: SearchRequest) -> list[int]:
 
 
 def _search_given(job: Job, given: SearchRequest, target: Target) -> planner.Search | Meshes:
-    if given.rank_is_auto:
-        raise UsageError("--devices auto and --rank auto: one of the two has to be said")
+    if given.rank_rule is not None:
+        raise UsageError(f"--devices auto and --rank {given.rank_rule}: one of the two has to be said")
     settings = settings_for(job, target)
     return planner.search_of(job.graph.shape, within_fraction(target, settings), job.graph.n_queries, settings)
 
@@ -240,23 +248,49 @@ def plan_given(given: SearchRequest, target: Target, graph: Graph | None = None,
         DoesNotFitError: nothing fits.
     """
     job = gather(given, graph)
-    return _plan_of(job, given, target, auto_fit=auto_fit).model_copy(update={"recipe": job.recipe})
+    found = _plan_of(job, given, target, auto_fit=auto_fit).model_copy(update={"recipe": job.recipe})
+    if not given.batch_is_auto:
+        return found
+    cut = ", cut to the data" if found.batch_size == found.workload.n_examples else ""
+    why = f"batch {found.batch_size}, recipe {job.recipe}'s{cut}: it is part of the result, micro-batches are not"
+    return found.model_copy(update={"reason": f"{why}; {found.reason}"})
+
+
+def plan_with_choices(given: PlanRequest, target: Target) -> Plan:
+    """Return ``plan_given`` with what else is known to pay, where rank and batch and what decides results are open."""
+    job = gather(given)
+    found = plan_given(given, target, job.graph)
+    is_open = "rank" not in given.given_settings() and "batch_size" not in given.given_settings()
+    if not is_open or given.rank_rule == "max" or SETTLES_RESULTS & set(given.given_values()):
+        return found
+    model, dataset, settings = job.settings["model"], job.graph.dataset, settings_for(job, target)
+    models = TRAITS if given.model is None else [model]
+    known = [(one, _settings_of(one, given, job.graph, target)) for one in candidates(dataset, models, model)]
+    target = within_fraction(target, settings)
+    return found.model_copy(update={"choices": choices(job.graph.shape, target, job.graph.n_queries, known)})
+
+
+def _settings_of(candidate: Candidate, given: PlanRequest, graph: Graph, target: Target) -> dict[str, Any]:
+    """Return the settings of a candidate's workload; what the user gave besides stays on top."""
+    rank = str(candidate.changes["rank"]) if "rank" in candidate.changes else None
+    asked = replace(given, model=candidate.model, recipe=candidate.recipe.name, rank=rank, batch_size=None)
+    return settings_for(gather(asked, graph), target)
 
 
 def _plan_of(job: Job, given: SearchRequest, target: Target, *, auto_fit: bool) -> Plan:
     settings = {**settings_for(job, target), "n_queries": job.graph.n_queries}
     target = within_fraction(target, settings)
     shape = job.graph.shape
-    if given.rank_is_auto:
+    for option in given.for_the_search:
         if not auto_fit:
-            raise UsageError("--rank auto: the search chooses it; add --auto-fit-gpu")
-        seconds = EPOCH_SECONDS if given.epoch_seconds is None else given.epoch_seconds
-        if not (seconds > 0 and math.isfinite(seconds)):
+            raise UsageError(f"{option}: the search chooses it; add --auto-fit-gpu")
+    if given.rank_rule is not None:
+        seconds = given.epoch_seconds
+        if seconds is not None and not (seconds > 0 and math.isfinite(seconds)):
             raise UsageError(f"--epoch-seconds: {seconds}: a number of seconds above 0")
-        del settings["rank"]
-        return planner.plan_largest_rank(shape, target, seconds, **settings)
+        return _ruled(given.rank_rule, shape, target, seconds, settings, job.recipe)
     if given.epoch_seconds is not None:
-        raise UsageError("--epoch-seconds bounds --rank auto alone; add that, or leave it out")
+        raise UsageError("--epoch-seconds bounds --rank auto or max; add one of them, or leave it out")
     settings["allow_rank_reduction"] = given.allow_rank_reduction
     if auto_fit:
         return planner.plan(shape, target, **settings)
@@ -267,3 +301,20 @@ def _plan_of(job: Job, given: SearchRequest, target: Target, *, auto_fit: bool) 
         return planner.plan(shape, target, **{**plain, **settings, **mesh})
     except DoesNotFitError as error:
         raise DoesNotFitError(f"{error}, or let --auto-fit-gpu choose smaller micro-batches and chunks") from None
+
+
+def _ruled(
+    rule: RankRule, shape: Shape, target: Target, seconds: float | None, settings: dict[str, Any], recipe: str
+) -> Plan:
+    """Return the plan at the rank that a rule chooses; ``settings`` have the recipe's."""
+    of_recipe = settings["rank"]
+    if rule == "max":
+        return planner.plan_largest_rank(shape, target, seconds, **settings)
+    found = planner.plan(shape, target, allow_rank_reduction=True, **settings)
+    if seconds is not None and found.seconds_per_epoch > seconds:
+        found = planner.plan_largest_rank(shape, target, seconds, most=found.rank, **settings)
+    if found.rank < of_recipe:
+        return found.model_copy(update={"rank_lowered_from": of_recipe})
+    largest = format_count(planner.largest_rank(shape, target, **settings))
+    reason = f"rank {of_recipe}, recipe {recipe}'s; up to {largest} would fit (--rank max); {found.reason}"
+    return found.model_copy(update={"reason": reason})

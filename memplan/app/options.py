@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 from typer.models import OptionInfo
 
-from memplan.app.request import DEFAULT_MODEL, EPOCH_SECONDS, JobRequest
+from memplan.app.request import DEFAULT_MODEL, JobRequest
 from memplan.errors import UsageError
 from memplan.workload import TRAITS
 
@@ -29,11 +29,17 @@ OPTIONS: dict[str, OptionInfo] = {
         rich_help_panel=_WHAT,
     ),
     "rank": typer.Option(
-        metavar="INTEGER|auto",
-        help="d; the ComplEx family's rows hold 2d floats. auto: the largest that fits (plan, --auto-fit-gpu).",
+        metavar="INTEGER|auto|max",
+        help="d; the ComplEx family's rows hold 2d floats; the recipe's if left out. Where a plan is searched: auto "
+        "lowers the recipe's to what fits, max takes the largest that fits.",
         rich_help_panel=_WHAT,
     ),
-    "batch_size": typer.Option(help="B, examples per optimizer step.", rich_help_panel=_WHAT),
+    "batch_size": typer.Option(
+        metavar="INTEGER|auto",
+        help="B, examples per optimizer step: part of the result, and no matter of memory, since micro-batches are. "
+        "The recipe's if left out; auto says so in the plan.",
+        rich_help_panel=_WHAT,
+    ),
     "score": typer.Option(help="l1, l2 or dot: PairRE models take each, ComplEx ones dot.", rich_help_panel=_WHAT),
     "optimizer": typer.Option(help="adagrad, adam or sgd.", rich_help_panel=_WHAT),
     "emb_reg": typer.Option(help="Weight of the N3 regularizer.", rich_help_panel=_WHAT),
@@ -88,7 +94,7 @@ OPTIONS: dict[str, OptionInfo] = {
         "--allow-rank-reduction", help="Lower the rank where nothing fits as it is asked for.", rich_help_panel=_HOW
     ),
     "epoch_seconds": typer.Option(
-        help=f"With --rank auto: what an epoch may take, by the cost model ({EPOCH_SECONDS:g}).",
+        help="With --rank auto or max: what an epoch may take, by the cost model; else as long as it takes.",
         rich_help_panel=_HOW,
     ),
     "n_entities": typer.Option(help="N.", rich_help_panel=_GRAPH),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from memplan.catalog.datasets import DEMO, find_dataset, is_folder
 from memplan.catalog.folders import find_folder
@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from tkbc.data import Dataset as LoadedGraph
 
 DEFAULT_MODEL = "TNTPairRE"
-EPOCH_SECONDS = 60.0
-"""What an epoch may take where the rank is the search's to choose and nothing is said."""
+RankRule = Literal["auto", "max"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +28,7 @@ class JobRequest:
     model: str | None = None
     recipe: str | None = None
     rank: str | None = None
-    batch_size: int | None = None
+    batch_size: str | None = None
     score: str | None = None
     optimizer: str | None = None
     emb_reg: float | None = None
@@ -51,9 +50,21 @@ class JobRequest:
     alloc_conf: str | None = None
 
     @property
-    def rank_is_auto(self) -> bool:
-        """Whether the rank is the search's to choose."""
-        return self.rank is not None and str(self.rank).strip().lower() == "auto"
+    def rank_rule(self) -> RankRule | None:
+        """How the search chooses the rank: the recipe's, or the largest that fits. None: it is not the search's."""
+        word = str(self.rank).strip().lower()
+        return "auto" if word == "auto" else "max" if word == "max" else None
+
+    @property
+    def batch_is_auto(self) -> bool:
+        """Whether the batch is the search's to choose."""
+        return str(self.batch_size).strip().lower() == "auto"
+
+    @property
+    def for_the_search(self) -> list[str]:
+        """Return the options whose value a search has to choose, as they were written."""
+        chosen = [] if self.rank_rule is None else [f"--rank {self.rank_rule}"]
+        return chosen + ["--batch-size auto"] * self.batch_is_auto
 
     def given_flags(self, *but: str) -> list[str]:
         """Return the flags of the options that the user gave, those of the fields ``but`` left out."""
@@ -68,17 +79,22 @@ class JobRequest:
         """Return the workload's settings that the user gave.
 
         Raises:
-            UsageError: the rank is no number.
+            UsageError: rank or batch is no number.
         """
         names = set(Workload.model_fields) - {"dataset", "model", "device"}
         given = {name: value for name, value in self.given_values().items() if name in names}
-        if self.rank_is_auto:
-            del given["rank"]
-        elif self.rank is not None:
-            try:
-                given["rank"] = int(self.rank)
-            except ValueError:
-                raise UsageError(f"--rank: {self.rank!r} is neither a whole number nor auto") from None
+        for name, is_chosen, words in (
+            ("rank", self.rank_rule is not None, "auto or max"),
+            ("batch_size", self.batch_is_auto, "auto"),
+        ):
+            if is_chosen:
+                del given[name]
+            elif name in given:
+                try:
+                    given[name] = int(given[name])
+                except ValueError:
+                    flag = f"--{name.replace('_', '-')}"
+                    raise UsageError(f"{flag}: {given[name]!r} is neither a whole number nor {words}") from None
         return given
 
 

@@ -14,6 +14,18 @@ from memplan.workload.models import recipes_of
 
 
 @dataclass(frozen=True)
+class Reached:
+    """What one training with a recipe came to, a few of its settings changed: mostly a point of MRR over rank."""
+
+    changes: dict[str, Any]
+    """Fields of the workload or of the trainer; none: the recipe as it is."""
+    test_mrr: float
+    """Seed 0, on the recipe's dataset, or on ICEWS14 where the recipe serves any."""
+    how: str
+    """How it was measured."""
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Training settings for a model. Of several that serve the same dataset, the first is the default."""
 
@@ -31,11 +43,24 @@ class Recipe:
     """What a run with it, seed 0, gave: on its dataset, on ICEWS14 where it serves any; None where none was made."""
     cooldown: float = 0.0
     """Share of the epochs, the last ones, in which the rate falls to 0."""
+    variants: tuple[Reached, ...] = ()
+    """What it came to with other ranks or epochs, where that was measured."""
 
     @property
     def training(self) -> dict[str, Any]:
         """Return its settings of the trainer, as ``settings`` are those of the workload."""
         return {"learning_rate": self.learning_rate, "max_epochs": self.max_epochs, "cooldown": self.cooldown}
+
+    @property
+    def reached(self) -> tuple[Reached, ...]:
+        """Return all that was measured with it: as it is, then its variants."""
+        own = () if self.test_mrr is None else (Reached({}, self.test_mrr, f"{self.source}; made twice"),)
+        return own + self.variants
+
+    @property
+    def measured_on(self) -> str:
+        """Return the dataset on which its figures were measured."""
+        return self.dataset or "ICEWS14"
 
     @property
     def described(self) -> str:

@@ -33,3 +33,8 @@ def tables(workload: Workload) -> dict[str, tuple[int, int]]:
     from tkbc.models import MODELS
 
     return MODELS[workload.model].tables(workload)
+
+
+def n_parameters(workload: Workload) -> int:
+    """Return how many numbers the model's embedding tables hold."""
+    return sum(n_rows * width for n_rows, width in tables(workload).values())

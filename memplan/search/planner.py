@@ -7,6 +7,7 @@ is given up for search.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -58,11 +59,8 @@ def plan(
     if not allow_rank_reduction:
         raise search.nothing_fits()
 
-    def fits(rank: int) -> bool:
-        return search_of(shape, target, n_queries, {**settings, "rank": rank}).smallest_bytes() <= target.budget_bytes
-
     asked = search.base.rank
-    rank = _largest(fits, asked - 1)
+    rank = largest_rank(shape, target, most=asked - 1, n_queries=n_queries, **settings)
     if rank == 0:
         raise search_of(shape, target, n_queries, {**settings, "rank": 1}).nothing_fits(at_any_rank=True)
     found = search_of(shape, target, n_queries, {**settings, "rank": rank}).plan()
@@ -70,9 +68,17 @@ def plan(
 
 
 def plan_largest_rank(
-    shape: Shape, target: Target, seconds: float, *, n_queries: int | None = None, **settings: Any
+    shape: Shape,
+    target: Target,
+    seconds: float | None = None,
+    *,
+    most: int = MAX_RANK,
+    n_queries: int | None = None,
+    **settings: Any,
 ) -> Plan:
-    """Return the plan with the largest rank that fits the budget at ``seconds`` an epoch or less, by the cost model.
+    """Return the plan with the largest rank, up to ``most``, that fits the budget.
+
+    ``seconds``: what an epoch may take, by the cost model; None: as long as it takes.
 
     Raises:
         UsageError: a setting is out of range, or even rank 1 takes longer.
@@ -84,20 +90,32 @@ def plan_largest_rank(
 
     if at(1).smallest_bytes() > target.budget_bytes:
         raise at(1).nothing_fits(at_any_rank=True)
-    rank = _largest(lambda rank: at(rank).least_seconds() <= seconds, MAX_RANK)
-    rank = _largest(lambda rank: at(rank).smallest_bytes() <= target.budget_bytes, rank)
+    limit = math.inf if seconds is None else seconds
+    rank = _largest(lambda rank: at(rank).least_seconds() <= limit, most)
+    rank = largest_rank(shape, target, most=rank, n_queries=n_queries, **settings)
     found = at(rank).plan() if rank else None
-    if found is None or found.seconds_per_epoch > seconds:
-        rank = _largest(lambda rank: at(rank).plan().seconds_per_epoch <= seconds, rank)
+    if found is None or found.seconds_per_epoch > limit:
+        rank = _largest(lambda rank: at(rank).plan().seconds_per_epoch <= limit, rank)
         if rank == 0:
             least = at(1).plan().seconds_per_epoch
             raise UsageError(
-                f"--epoch-seconds: {seconds:g}: an epoch takes {least:.2g} s even at rank 1, by the cost model; "
+                f"--epoch-seconds: {limit:g}: an epoch takes {least:.2g} s even at rank 1, by the cost model; "
                 "allow more, or take a faster device"
             )
         found = at(rank).plan()
-    reason = f"rank {rank}, the largest that fits within {seconds:g} s an epoch; {found.reason}"
-    return found.model_copy(update={"reason": reason})
+    within = "" if seconds is None else f" within {seconds:g} s an epoch"
+    return found.model_copy(update={"reason": f"rank {rank}, the largest that fits{within}; {found.reason}"})
+
+
+def largest_rank(
+    shape: Shape, target: Target, *, most: int = MAX_RANK, n_queries: int | None = None, **settings: Any
+) -> int:
+    """Return the largest rank, up to ``most``, that fits the budget, however long it takes; 0 where none does."""
+
+    def fits(rank: int) -> bool:
+        return search_of(shape, target, n_queries, {**settings, "rank": rank}).smallest_bytes() <= target.budget_bytes
+
+    return _largest(fits, most)
 
 
 def _largest(holds: Callable[[int], bool], most: int) -> int:
@@ -158,7 +176,7 @@ class Search:
             choices("micro_batch_size", halvings(base.replica_batch_size)),
             choices("chunk_size", chunks),
             workload_of=self._trained,
-            bytes_of=lambda workload: self._device_bytes(workload, evaluation=False),
+            bytes_of=lambda workload: self.device_bytes(workload, evaluation=False),
             seconds_of=self.seconds,
             budget_bytes=target.budget_bytes,
         )
@@ -166,7 +184,7 @@ class Search:
             choices("eval_batch_size", halvings(largest)),
             choices("eval_chunk_size", chunks),
             workload_of=lambda layout: self._workload(self.training.smallest, layout),
-            bytes_of=lambda workload: self._device_bytes(workload, training=False),
+            bytes_of=lambda workload: self.device_bytes(workload, training=False),
             seconds_of=lambda workload: evaluation_seconds(workload, target.rates),
             budget_bytes=target.budget_bytes,
         )
@@ -204,7 +222,8 @@ class Search:
 
     def plan(self) -> Plan:
         """Return the fastest plan that fits; ``smallest_bytes`` is known to."""
-        layout, chosen = self.training.fastest(), self.chosen()
+        chosen = self.chosen()
+        layout = Layout(chosen.micro_batch_size, chosen.chunk_size)
         result = estimate(chosen, outside_bytes=self.target.outside_bytes, budget_bytes=self.target.budget_bytes)
         ordered = self.training.by_preference(self.training.layouts())
         place = ordered.index(layout)
@@ -271,7 +290,8 @@ class Search:
         """The setup without numbers, which is the same for every layout."""
         return rehearsal(self.base)
 
-    def _device_bytes(self, workload: Workload, *, training: bool = True, evaluation: bool = True) -> int:
+    def device_bytes(self, workload: Workload, *, training: bool = True, evaluation: bool = True) -> int:
+        """Return what a workload of this search, or a part of it, takes on the device."""
         ledger = self._rehearsal.run(workload, training=training, evaluation=evaluation)
         return peak_of(ledger, workload, self.target.outside_bytes).device_bytes
 
@@ -295,7 +315,7 @@ class Search:
             layout = Layout(self.base.replica_batch_size, self.base.n_entities if scoring == "materialized" else chunk)
             if scoring != self.base.scoring and layout.is_addressable:
                 workload = self._trained(layout).model_copy(update={"scoring": scoring})
-                needed = self._device_bytes(workload, evaluation=False)
+                needed = self.device_bytes(workload, evaluation=False)
                 yield self.alternative(workload, needed, f"another scoring{self._verdict(needed)}")
 
     def _verdict(self, needed_bytes: int) -> str:

@@ -72,6 +72,9 @@ class Side:
 
     def fastest(self) -> Layout:
         """Return the fastest layout that fits; the smallest is known to fit."""
+        fastest = self.by_preference(self.layouts())[0]
+        if self.fits(fastest):  # as it mostly does: no other need be looked at
+            return fastest
         return next(layout for layout in self.by_preference(self._fitting()) if self.fits(layout))
 
     def _fitting(self) -> Iterator[Layout]:

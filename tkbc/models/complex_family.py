@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from memplan.catalog.datasets import DEMO
-from memplan.catalog.recipes import Recipe
+from memplan.catalog.recipes import Reached, Recipe
 from memplan.workload import ModelTraits, Workload
 from tkbc.models.base import Batch, Encoding, Model, add_rows, rows
 from tkbc.models.regularizers import n3
@@ -169,6 +169,7 @@ class TNTComplEx(ComplExFamily):
         Recipe(
             "tkbc-1560", "ICEWS14", "tkbc's author, on its issue tracker: test MRR 0.62",
             {**SETTINGS, "rank": 1560, "emb_reg": 5e-3}, 0.1, 100,
+            variants=(Reached({"max_epochs": 10}, 0.6045, "docs/results.md; made twice"),),
         ),
     )  # fmt: skip
     entity_factor = 2.0  # (2^(1/3))³

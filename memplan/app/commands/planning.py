@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from memplan.app.api import counts_given, estimate_given, plan_given, settings_for, target_given
+from memplan.app.api import counts_given, estimate_given, plan_with_choices, settings_for, target_given
 from memplan.app.commands import print_json, tell_what_is_not_modelled
 from memplan.app.options import AsJson, numbers, with_options
 from memplan.app.request import GraphRequest, PlanRequest, gather
@@ -76,7 +76,7 @@ def plan(given: PlanRequest, as_json: AsJson = False) -> None:
     target = target_given(given)
     tell_what_is_not_modelled(given, target)
     try:
-        result = plan_given(given, target)
+        result = plan_with_choices(given, target)
         if is_auto(given.devices) and result.mesh is not None:
             mesh = result.mesh.model_copy(update={"counts": counts_given(given, target)})
             result = result.model_copy(update={"mesh": mesh})
@@ -87,10 +87,14 @@ def plan(given: PlanRequest, as_json: AsJson = False) -> None:
     if as_json:
         print_json(result)
     else:
+        from memplan.app.views.choices import choices_report
         from memplan.app.views.next_steps import after_plan
         from memplan.app.views.terminal import make_console, plan_report, printable
 
         console = make_console()
+        if result.choices is not None:
+            console.print(choices_report(result.choices, result))
+            console.print()
         console.print(plan_report(result, target))
         console.print(printable(after_plan(given, result.workload.n_processes)), soft_wrap=True)
 
@@ -128,7 +132,7 @@ def compare(
         rows = list(compare_with_guide(target, settings))
     else:
         ranks = ranks or given.rank
-        batch_sizes = batch_sizes or (None if given.batch_size is None else str(given.batch_size))
+        batch_sizes = batch_sizes or given.batch_size
         scorings = scorings or given.scoring or "materialized,fused"
         job = gather(given)
         rows = run(

@@ -115,7 +115,7 @@ def read_plan(path: Path, given: SearchRequest, *, auto_fit: bool) -> Plan:
         raise MemplanError(
             f"{path}: its bytes do not follow from its workload; edited, or of another version: plan anew"
         )
-    return plan
+    return plan.model_copy(update={"choices": None})  # what else there was is no part of the run
 
 
 def _target_of(plan: Plan, given: SearchRequest) -> Target:

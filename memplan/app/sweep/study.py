@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from memplan.app.request import JobRequest, SearchRequest
-from memplan.app.sweep.space import Dimension, Range, Value, combinations, flags
+from memplan.app.sweep.space import COUNTS, Dimension, Range, Value, combinations, flags
 from memplan.errors import DoesNotFitError, MemplanError, UsageError
 from memplan.files import read_lines
 from memplan.workload import validated
@@ -229,7 +229,7 @@ def search(
 def split_params(params: dict[str, Value]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return which of a trial's values are options of the run, and which are training settings."""
     names = {field.name for field in dataclasses.fields(JobRequest)}
-    options = {name: str(value) if name == "rank" else value for name, value in params.items() if name in names}
+    options = {name: str(value) if name in COUNTS else value for name, value in params.items() if name in names}
     return options, {name: value for name, value in params.items() if name not in names}
 
 

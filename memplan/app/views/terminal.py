@@ -138,7 +138,7 @@ def plan_summary(plan: Plan, target: Target) -> RenderableType:
     """Return what will be trained, how, why so, and what it takes, in a few lines."""
     lowered = []
     if plan.rank_lowered_from is not None:
-        what = f"rank lowered from {plan.rank_lowered_from} to {plan.rank}: nothing fits at {plan.rank_lowered_from}"
+        what = f"rank lowered from {plan.rank_lowered_from} to {plan.rank}, the largest that fits"
         lowered.append(Text(what, style="bold yellow"))
     return Group(
         *lowered,

@@ -166,8 +166,10 @@ def test_a_budget_that_a_rank_takes_to_the_last_byte_gives_that_rank(rank: int) 
     for higher in (rank + 1, 100):
         found = plan(ICEWS14, cpu(exact), rank=higher, allow_rank_reduction=True, **asked)
         assert (found.rank, found.rank_lowered_from) == (rank, higher)
-    assert plan_largest_rank(ICEWS14, cpu(exact), 1e9, **asked).rank == rank
+    assert plan_largest_rank(ICEWS14, cpu(exact), **asked).rank == rank
+    assert plan_largest_rank(ICEWS14, cpu(exact), most=rank, **asked).rank == rank
     if rank > 1:
+        assert plan_largest_rank(ICEWS14, cpu(exact), most=rank - 1, **asked).rank == rank - 1
         assert plan_largest_rank(ICEWS14, cpu(exact - 1), 1e9, **asked).rank == rank - 1
 
 
@@ -277,7 +279,7 @@ def test_the_rank_is_lowered_only_where_allowed_and_no_further_than_needed() -> 
         plan(ICEWS14, cpu(MIB), model="TNTPairRE", rank=100, allow_rank_reduction=True)
 
 
-def test_rank_auto_is_the_largest_within_time_and_memory() -> None:
+def test_the_largest_rank_is_the_largest_within_time_and_memory() -> None:
     for budget, seconds in ((200, 12.0), (40, 1000.0), (25, 14.0)):
         found = plan_largest_rank(ICEWS14, cpu(budget * MIB), seconds, model="TNTPairRE")
         assert found.seconds_per_epoch <= seconds
