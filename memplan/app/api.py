@@ -41,6 +41,7 @@ class Settings(TypedDict, total=False):
     time_reg: float | None
     no_time_emb: bool | None
     unit_norm: bool | None
+    negatives: int | None
     deterministic: bool | None
     micro_batch_size: int | None
     chunk_size: int | None
@@ -201,7 +202,7 @@ def _plan_of(job: Job, given: SearchRequest, target: Target, *, auto_fit: bool) 
     settings["allow_rank_reduction"] = given.allow_rank_reduction
     if auto_fit:
         return planner.plan(shape, target, **settings)
-    plain = {"micro_batch_size": settings["batch_size"], "chunk_size": shape.n_entities}
+    plain = {"micro_batch_size": settings["batch_size"], "chunk_size": settings.get("negatives") or shape.n_entities}
     try:
         return planner.plan(shape, target, **{**plain, **settings})
     except DoesNotFitError as error:

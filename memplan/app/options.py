@@ -51,6 +51,11 @@ OPTIONS: dict[str, OptionInfo] = {
     "unit_norm": typer.Option(
         "--unit-norm/--no-unit-norm", help="Entities to unit norm after each step (PairRE).", rich_help_panel=_WHAT
     ),
+    "negatives": typer.Option(
+        help="K: the softmax is over so many entities drawn for each step, not over all; no step takes longer for more "
+        "entities.",
+        rich_help_panel=_WHAT,
+    ),
     "deterministic": typer.Option(
         "--deterministic",
         help="On CUDA: slower, more memory, and the same bit for bit when resumed.",

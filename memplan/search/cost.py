@@ -22,15 +22,15 @@ def seconds_per_epoch(workload: Workload, rates: Rates) -> float:
     """Return the predicted seconds of one training epoch."""
     examples = workload.n_examples
     micro_batches = workload.steps_per_epoch * workload.accumulation_steps
-    chunks = -(-workload.n_entities // workload.chunk_size)
-    candidates = workload.n_entities
+    chunks = -(-workload.n_candidates // workload.chunk_size)
+    candidates = workload.n_candidates
     if workload.predicts_time:
         chunks += -(-workload.n_timestamps // workload.time_chunk_size)
         candidates += workload.n_timestamps
     forward, backward = _score_seconds(workload, rates)
     # With one chunk the scores are kept; with more, each chunk's are computed again in the backward. The chunked
     # scoring's backward builds its graph anew in any case; the materialized one keeps it.
-    forwards = 1 if workload.chunk_size >= workload.n_entities else 2
+    forwards = 1 if workload.chunk_size >= workload.n_candidates else 2
     if workload.scoring == "chunked":
         forwards += 1
     scores = examples * candidates
@@ -39,7 +39,9 @@ def seconds_per_epoch(workload: Workload, rates: Rates) -> float:
         LAUNCHES_PER_MICRO_BATCH + chunks * LAUNCHES_PER_CHUNK * forwards
     )
     # Every micro-batch adds to the whole gradient table of the entities; every step reads and writes all tables.
-    table_bytes = 4 * workload.width * workload.n_entities
+    # With negatives both are of the rows that a step uses.
+    used = workload.n_entities if workload.negatives is None else workload.negatives + 2 * workload.batch_size
+    table_bytes = 4 * workload.width * used
     return (
         scores * per_example
         + scores * SOFTMAX_BYTES / rates.bytes_per_second

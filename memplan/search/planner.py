@@ -128,11 +128,13 @@ class Search:
         def choices(name: str, all_of_them: list[int]) -> list[int]:
             return [getattr(base, name)] if name in fixed else all_of_them
 
-        chunks = [base.n_entities] if base.scoring == "materialized" else chunk_choices(base.n_entities)
+        def chunks(n: int) -> list[int]:
+            return [n] if base.scoring == "materialized" else chunk_choices(n)
+
         largest = min(LARGEST_EVALUATION, n_queries or LARGEST_EVALUATION)
         self.training = Side(
             choices("micro_batch_size", halvings(base.batch_size)),
-            choices("chunk_size", chunks),
+            choices("chunk_size", chunks(base.n_candidates)),
             workload_of=self._trained,
             bytes_of=lambda workload: self._device_bytes(workload, evaluation=False),
             seconds_of=lambda workload: seconds_per_epoch(workload, target.rates),
@@ -140,7 +142,7 @@ class Search:
         )
         self.evaluation = Side(
             choices("eval_batch_size", halvings(largest)),
-            choices("eval_chunk_size", chunks),
+            choices("eval_chunk_size", chunks(base.n_entities)),
             workload_of=lambda layout: self._workload(self.training.smallest, layout),
             bytes_of=lambda workload: self._device_bytes(workload, training=False),
             seconds_of=lambda workload: evaluation_seconds(workload, target.rates),
@@ -233,7 +235,7 @@ class Search:
         if self.scoring_is_fixed:
             return
         for scoring in available(self.base.score, self.base.device, self.target.capability):
-            layout = Layout(self.base.batch_size, self.base.n_entities if scoring == "materialized" else chunk)
+            layout = Layout(self.base.batch_size, self.base.n_candidates if scoring == "materialized" else chunk)
             if scoring != self.base.scoring and layout.is_addressable:
                 workload = self._trained(layout).model_copy(update={"scoring": scoring})
                 needed = self._device_bytes(workload, evaluation=False)
@@ -258,10 +260,11 @@ class Search:
             batch = f"{chosen.accumulation_steps} micro-batches of {chosen.micro_batch_size} a step"
         else:
             batch = "the whole batch at once"
-        if chosen.chunk_size < chosen.n_entities:
-            entities = f"entities scored {chosen.chunk_size} at a time"
+        candidates = "entities" if chosen.negatives is None else "negatives"
+        if chosen.chunk_size < chosen.n_candidates:
+            entities = f"{candidates} scored {chosen.chunk_size} at a time"
         else:
-            entities = "all entities scored at once"
+            entities = f"all {candidates} scored at once"
         why = "the fastest of all, and it fits" if is_fastest else "the fastest that fits"
         fallback = obstacle(chosen.score, "fused", chosen.device, self.target.capability)
         note = f" ({fallback})" if fallback is not None else ""
