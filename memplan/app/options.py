@@ -52,9 +52,7 @@ OPTIONS: dict[str, OptionInfo] = {
         "--unit-norm/--no-unit-norm", help="Entities to unit norm after each step (PairRE).", rich_help_panel=_WHAT
     ),
     "negatives": typer.Option(
-        help="K: the softmax is over so many entities drawn for each step, not over all; no step takes longer for more "
-        "entities.",
-        rich_help_panel=_WHAT,
+        help="K, entities drawn for each step, which its softmax is over; else over all.", rich_help_panel=_WHAT
     ),
     "deterministic": typer.Option(
         "--deterministic",

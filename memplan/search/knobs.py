@@ -46,6 +46,8 @@ def _changes(workload: Workload, target: Target) -> Iterator[tuple[str, dict[str
     if n > FEWER_ENTITIES < workload.chunk_size:
         chunks = {"chunk_size": FEWER_ENTITIES, "eval_chunk_size": min(FEWER_ENTITIES, workload.eval_chunk_size)}
         yield f"--chunk-size {FEWER_ENTITIES}", chunks, False
+    elif workload.eval_chunk_size > FEWER_ENTITIES:
+        yield f"--eval-chunk-size {FEWER_ENTITIES}", {"eval_chunk_size": FEWER_ENTITIES}, False
     if workload.eval_batch_size > 1:
         half_queries = -(-workload.eval_batch_size // 2)
         yield f"--eval-batch-size {half_queries}", {"eval_batch_size": half_queries}, False

@@ -17,7 +17,6 @@ CONFIGURATIONS: list[dict[str, Any]] = [
     {"model": "TNTComplEx", "scoring": "materialized", "optimizer": "adam"},
     {"model": "TNTComplEx", "scoring": "fused", "optimizer": "adagrad"},
     {"model": "TNTPairRE", "scoring": "fused", "optimizer": "adagrad", "unit_norm": True, "negatives": 50},
-    {"model": "TComplEx", "scoring": "materialized", "optimizer": "sgd", "negatives": 50},
 ]
 
 

@@ -113,6 +113,7 @@ CALLS: dict[str, Callable[[Inputs], Any]] = {
     "overwritten": lambda t: t["q"].fill_(1).clamp_min_(0).log_().reciprocal_().normal_(0.0, 1.0),
     "as another": lambda t: t["q"].detach().contiguous().view_as(t["q"]),
     "copied": lambda t: t["s"].copy_(t["s"]),
+    "cloned": lambda t: t["q"].clone(),
     "masked": lambda t: t["v"].masked_fill_(t["mask"], 1.0),
     "product written": lambda t: torch.mul(t["e"].T, -1, out=t["half"].new_empty((D, C))),
     "root": lambda t: torch.sqrt(t["v"], out=t["v"]),

@@ -125,3 +125,15 @@ def test_a_cost_is_the_sum_over_all_rates() -> None:
     for cost in (seconds_per_epoch, evaluation_seconds):
         parts = [cost(made, NO_TIME._replace(**{name: getattr(rates, name)})) for name in Rates._fields]
         assert cost(made, rates) == pytest.approx(sum(parts), rel=1e-12)
+
+
+def test_with_negatives_an_epoch_takes_no_longer_for_more_entities() -> None:
+    """8 drawn of 30 entities in chunks of 3: three, recomputed; 8 + 2 · 60 used rows of 5 floats in place of 30."""
+    made = workload(chunk_size=3, scoring="fused", negatives=8)
+    many = workload(SHAPE.model_copy(update={"n_entities": 10**6}), chunk_size=3, scoring="fused", negatives=8)
+    rates = Rates(1e9, 1e9, 1e9, 1e-6, 1e9, 1e9)
+    assert seconds_per_epoch(made, rates) == seconds_per_epoch(many, rates)
+    assert seconds_per_epoch(made, NO_TIME._replace(l1_terms_per_second=0.5)) == 2 * 200 * 8 * 2 * 5
+    traffic = 2 * (200 * 8 * 24 + (2 * MICRO_BATCHES + 8 * STEPS) * 4 * 5 * (8 + 2 * 60))
+    assert seconds_per_epoch(made, NO_TIME._replace(bytes_per_second=0.5)) == traffic
+    assert evaluation_seconds(many, rates) > 1000 * evaluation_seconds(made, rates)
