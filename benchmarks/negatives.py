@@ -21,6 +21,7 @@ from statistics import median
 from typing import Any
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+os.environ.setdefault("GOMP_SPINCOUNT", "100")  # as memplan train sets it for fused L1 runs
 
 from memplan import Shape, plan
 
