@@ -26,13 +26,13 @@ REPEATED_STEPS = 2
 class _GhostStepper(Stepper):
     """A stepper that goes through each part of a step once; where it comes again, the ledger repeats what it recorded.
 
-    A part is a micro-batch of some size, or the update, which no size changes.
+    A part is a micro-batch of some size, or the update after so many examples.
     """
 
     def __init__(self, workload: Workload, library: Ghosts) -> None:
         self._library = library
         self._micro_batches: dict[int, list[Event]] = {}
-        self._updates: dict[None, list[Event]] = {}
+        self._updates: dict[int, list[Event]] = {}
         score = score_without_kernels(workload)
         super().__init__(workload, score, library, learning_rate=1.0, phase=lambda name: library.ledger.phase(name))
 
@@ -47,7 +47,7 @@ class _GhostStepper(Stepper):
         self._once(self._micro_batches, len(order), lambda: super(_GhostStepper, self)._micro_batch(order))
 
     def _update(self, n_examples: int, checking: Callable[[], None]) -> None:
-        self._once(self._updates, None, lambda: super(_GhostStepper, self)._update(n_examples, checking))
+        self._once(self._updates, n_examples, lambda: super(_GhostStepper, self)._update(n_examples, checking))
 
     def _once(self, recorded: dict[K, list[Event]], part: K, run: Callable[[], None]) -> None:
         ledger = self._library.ledger

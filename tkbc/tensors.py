@@ -6,7 +6,8 @@ only once it is given PyTorch's tensors.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from memplan.memory.ghost import Ghost, named
 from memplan.memory.ledger import DType
 
-__all__ = ["each", "named", "of_type", "positions_in", "torch"]
+__all__ = ["each", "in_any_order", "named", "of_type", "positions_in", "torch"]
 
 if TYPE_CHECKING:
     import torch
@@ -66,6 +67,31 @@ def each(starts: range, tensor: Tensor) -> Sequence[int]:
         return starts
     is_ragged = len(starts) > 1 and starts.stop - starts[-1] < starts.step
     return [starts[0], starts[-1]] if is_ragged else [starts[0]]
+
+
+@contextmanager
+def in_any_order(tensor: Tensor) -> Iterator[None]:
+    """Let writes by index into ``tensor`` come in any order inside, also where only deterministic algorithms run.
+
+    For writes that give the same in every order: PyTorch would sort their indices all the same, which takes memory in
+    the middle of an update.
+    """
+    if isinstance(tensor, Ghost):
+        ghosts = tensor.library
+        before, ghosts.deterministic = ghosts.deterministic, False
+        yield
+        ghosts.deterministic = before
+        return
+    found = library_of(tensor)
+    if not found.are_deterministic_algorithms_enabled():
+        yield
+        return
+    warn_only = found.is_deterministic_algorithms_warn_only_enabled()
+    found.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        found.use_deterministic_algorithms(True, warn_only=warn_only)
 
 
 def positions_in(ids: Tensor, start: int, n: int) -> tuple[Tensor, Tensor]:

@@ -103,17 +103,20 @@ def random_workloads(
             shape = shape.model_copy(update={"intervals": True})
         scoring = draw.choice(available(score, device))
         batch = draw.randint(1, 2 * shape.n_facts)
-        fewest = max(2, shape.n_entities // MOST_CHUNKS)
-        chunk, eval_chunk = (draw.randint(fewest, shape.n_entities) for _ in range(2))
-        if scoring == "materialized":
-            chunk = eval_chunk = shape.n_entities
+        optimizer = draw.choice(get_args(OptimizerName))
+        negatives = draw.randint(2, shape.n_entities) if optimizer != "adam" and draw.random() < 0.4 else None
+        chunk, eval_chunk = (
+            n if scoring == "materialized" else draw.randint(max(2, n // MOST_CHUNKS), n)
+            for n in (negatives or shape.n_entities, shape.n_entities)
+        )
         yield build_workload(
             shape,
             model=model,
             rank=draw.choice([1, 2, 7, 40]),
             score=score,
             scoring=scoring,
-            optimizer=draw.choice(get_args(OptimizerName)),
+            optimizer=optimizer,
+            negatives=negatives,
             precision=draw.choice(PRECISIONS),
             batch_size=batch,
             micro_batch_size=draw.randint(1, batch),

@@ -52,6 +52,7 @@ class Settings(TypedDict, total=False):
     time_reg: float | None
     no_time_emb: bool | None
     unit_norm: bool | None
+    negatives: int | None
     deterministic: bool | None
     micro_batch_size: int | None
     chunk_size: int | None
@@ -295,8 +296,8 @@ def _plan_of(job: Job, given: SearchRequest, target: Target, *, auto_fit: bool) 
     if auto_fit:
         return planner.plan(shape, target, **settings)
     mesh = _plain_mesh(settings, target)
-    whole = -(-settings["batch_size"] // mesh["replicas"]), -(-shape.n_entities // mesh["shards"])
-    plain = dict(zip(("micro_batch_size", "chunk_size"), whole, strict=True))
+    candidates_of_one = settings.get("negatives") or -(-shape.n_entities // mesh["shards"])
+    plain = {"micro_batch_size": -(-settings["batch_size"] // mesh["replicas"]), "chunk_size": candidates_of_one}
     try:
         return planner.plan(shape, target, **{**plain, **settings, **mesh})
     except DoesNotFitError as error:

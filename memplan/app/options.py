@@ -57,6 +57,9 @@ OPTIONS: dict[str, OptionInfo] = {
     "unit_norm": typer.Option(
         "--unit-norm/--no-unit-norm", help="Entities to unit norm after each step (PairRE).", rich_help_panel=_WHAT
     ),
+    "negatives": typer.Option(
+        help="K, entities drawn for each step, which its softmax is over; else over all.", rich_help_panel=_WHAT
+    ),
     "deterministic": typer.Option(
         "--deterministic",
         help="On CUDA: slower, more memory, and the same bit for bit when resumed.",

@@ -36,6 +36,7 @@ class JobRequest:
     time_reg: float | None = None
     no_time_emb: bool | None = None
     unit_norm: bool | None = None
+    negatives: int | None = None
     deterministic: bool | None = None
     micro_batch_size: int | None = None
     chunk_size: int | None = None

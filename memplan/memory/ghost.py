@@ -296,7 +296,7 @@ class Ghost:
         return self
 
     zero_ = neg_ = abs_ = sign_ = exp_ = log_ = reciprocal_ = _in_place
-    square_ = sin_ = cos_ = tanh_ = sigmoid_ = _in_place
+    square_ = sqrt_ = sin_ = cos_ = tanh_ = sigmoid_ = _in_place
     fill_ = clamp_ = clamp_min_ = normal_ = _in_place
 
     def copy_(self, source: Ghost) -> Ghost:
@@ -329,6 +329,15 @@ class Ghost:
         require(dim == 0 and values.shape == (len(index), *self.shape[1:]), self, index, values)
         if self.library.deterministic:
             passes(self.library.ledger, "deterministic index_add_", *values.shape, len(self))
+        return self
+
+    def index_copy_(self, dim: int, index: Ghost, values: Ghost) -> Ghost:
+        """Overwrite rows where a vector of int64 says; with deterministic algorithms alone it would sort, which no
+        step asks for.
+        """
+        fits = dim == 0 and values.shape == (len(index), *self.shape[1:])
+        fits = fits and (values.dtype, index.dtype) == (self.dtype, "int64")
+        require(fits and not self.library.deterministic, self, index, values)
         return self
 
     def scatter_add_(self, dim: int, index: Ghost, values: Ghost) -> Ghost:

@@ -92,6 +92,15 @@ class Ghosts:
         passes(self.ledger, "random permutation")
         return order
 
+    def arange(self, n: int, dtype: DType = "int64", device: str | None = None) -> Ghost:
+        """Return the numbers from 0 on, on the device."""
+        return self.empty((n,), dtype, device)
+
+    def index_select(self, tensor: Ghost, dim: int, index: Ghost, *, out: Ghost) -> Ghost:
+        """Write the rows that a vector of ids names into ``out``."""
+        require(dim == 0 and out.shape == (len(index), *tensor.shape[1:]) and out.dtype == tensor.dtype, tensor, out)
+        return out
+
     def mm(self, one: Ghost, other: Ghost, out: Ghost | None = None) -> Ghost:
         """Return a matrix product, in ``out`` where that is given."""
         (rows, inner), (inner_too, columns) = one.shape, other.shape

@@ -82,7 +82,7 @@ def _row(shape: Shape, target: Target, settings: dict[str, Any]) -> Row:
         workload.rank,
         workload.batch_size,
         workload.scoring,
-        4 * workload.batch_size * workload.n_entities * workload.rank,
+        4 * workload.batch_size * workload.n_candidates * workload.rank,
         peak.requested_bytes,
         peak.device_bytes,
         seconds_per_epoch(workload, target.rates),

@@ -29,15 +29,15 @@ def seconds_per_epoch(workload: Workload, rates: Rates | StepRates) -> float:
         return seconds + _seconds(step_work(workload, last), rates) if last else seconds
     examples = -(-workload.n_examples // workload.replicas)
     micro_batches = workload.steps_per_epoch * workload.accumulation_steps
-    candidates = n_rows = len(workload.own_entities)
-    chunks = -(-n_rows // workload.chunk_size)
+    candidates = workload.n_candidates
+    chunks = -(-candidates // workload.chunk_size)
     if workload.predicts_time:
         chunks += -(-workload.n_timestamps // workload.time_chunk_size)
         candidates += workload.n_timestamps
     forward, backward = _score_seconds(workload, rates)
     # With one chunk the scores are kept; with more, each chunk's are computed again in the backward. The chunked
     # scoring's backward builds its graph anew in any case; the materialized one keeps it.
-    forwards = 1 if workload.chunk_size >= n_rows else 2
+    forwards = 1 if workload.chunk_size >= workload.n_candidates else 2
     if workload.scoring == "chunked":
         forwards += 1
     scores = examples * candidates
@@ -46,7 +46,9 @@ def seconds_per_epoch(workload: Workload, rates: Rates | StepRates) -> float:
         LAUNCHES_PER_MICRO_BATCH + chunks * LAUNCHES_PER_CHUNK * forwards
     )
     # Every micro-batch adds to the whole gradient table of the entities; every step reads and writes all tables.
-    table_bytes = 4 * workload.width * n_rows
+    # With negatives both are of the rows that a step uses.
+    used = len(workload.own_entities) if workload.negatives is None else workload.negatives + 2 * workload.batch_size
+    table_bytes = 4 * workload.width * used
     return (
         scores * per_example
         + scores * SOFTMAX_BYTES / rates.bytes_per_second

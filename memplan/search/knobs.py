@@ -16,6 +16,9 @@ from memplan.workload.rules import available
 FEWER_ENTITIES = 1024
 """A chunk that costs little time (benchmarks/scoring.py) and much less memory than all entities at once."""
 
+FEW_NEGATIVES = 4096
+"""Negatives that a graph of a million entities is trained with in docs/negatives.md."""
+
 
 def knobs(workload: Workload, target: Target) -> list[Knob]:
     """Return the changes that save memory on the device, the largest saving first."""
@@ -34,7 +37,7 @@ def knobs(workload: Workload, target: Target) -> list[Knob]:
 
 def _changes(workload: Workload, target: Target) -> Iterator[tuple[str, dict[str, Any], bool]]:
     """Yield what to call a change, the fields it sets, and whether it trains another model."""
-    n, b, batch = workload.n_entities, workload.micro_batch_size, workload.batch_size
+    n, b, batch = workload.n_candidates, workload.micro_batch_size, workload.batch_size
     for scoring in available(workload.score, workload.device, target.capability):
         if scoring != workload.scoring and scoring != "materialized":
             yield f"--scoring {scoring}", {"scoring": scoring}, False
@@ -43,6 +46,8 @@ def _changes(workload: Workload, target: Target) -> Iterator[tuple[str, dict[str
     if n > FEWER_ENTITIES < workload.chunk_size:
         chunks = {"chunk_size": FEWER_ENTITIES, "eval_chunk_size": min(FEWER_ENTITIES, workload.eval_chunk_size)}
         yield f"--chunk-size {FEWER_ENTITIES}", chunks, False
+    elif workload.eval_chunk_size > FEWER_ENTITIES:
+        yield f"--eval-chunk-size {FEWER_ENTITIES}", {"eval_chunk_size": FEWER_ENTITIES}, False
     if workload.eval_batch_size > 1:
         half_queries = -(-workload.eval_batch_size // 2)
         yield f"--eval-batch-size {half_queries}", {"eval_batch_size": half_queries}, False
@@ -52,6 +57,10 @@ def _changes(workload: Workload, target: Target) -> Iterator[tuple[str, dict[str
     smaller = {"batch_size": half_batch, "micro_batch_size": min(b, half_batch), **_no_larger(workload, half_batch)}
     yield f"--batch-size {half_batch}", smaller, True
     yield f"--rank {-(-workload.rank // 2)}", {"rank": -(-workload.rank // 2)}, True
+    fewer = FEW_NEGATIVES if workload.negatives is None else -(-workload.negatives // 2)
+    if fewer < n:
+        chunk = fewer if workload.scoring == "materialized" else min(fewer, workload.chunk_size)
+        yield f"--negatives {fewer}", {"negatives": fewer, "chunk_size": chunk}, True
     for optimizer in ("sgd", "adagrad"):
         if optimizer != workload.optimizer:
             yield f"--optimizer {optimizer}", {"optimizer": optimizer}, True

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 LARGEST_EVALUATION = 1024
 """Queries ranked at once; more gain nothing once the kernels are busy."""
 ALTERNATIVES = 5
+OF_A_SHARD = "all of a shard's"
 
 
 def plan(
@@ -170,11 +171,15 @@ class Search:
         def choices(name: str, all_of_them: list[int]) -> list[int]:
             return [getattr(base, name)] if name in fixed else all_of_them
 
-        chunks = [base.n_entities] if base.scoring == "materialized" else chunk_choices(len(base.own_entities))
+        def chunks(n: int) -> list[int]:
+            return [n] if base.scoring == "materialized" else chunk_choices(n)
+
         largest = min(LARGEST_EVALUATION, n_queries or LARGEST_EVALUATION)
+        n_trained = base.n_candidates if base.scoring != "materialized" else base.negatives or base.n_entities
+        n_ranked = len(base.own_entities) if base.scoring != "materialized" else base.n_entities
         self.training = Side(
             choices("micro_batch_size", halvings(base.replica_batch_size)),
-            choices("chunk_size", chunks),
+            choices("chunk_size", chunks(n_trained)),
             workload_of=self._trained,
             bytes_of=lambda workload: self.device_bytes(workload, evaluation=False),
             seconds_of=self.seconds,
@@ -182,7 +187,7 @@ class Search:
         )
         self.evaluation = Side(
             choices("eval_batch_size", halvings(largest)),
-            choices("eval_chunk_size", chunks),
+            choices("eval_chunk_size", chunks(n_ranked)),
             workload_of=lambda layout: self._workload(self.training.smallest, layout),
             bytes_of=lambda workload: self.device_bytes(workload, training=False),
             seconds_of=lambda workload: evaluation_seconds(workload, target.rates),
@@ -312,7 +317,8 @@ class Search:
         if self.scoring_is_fixed:
             return
         for scoring in available(self.base.score, self.base.device, self.target.capability):
-            layout = Layout(self.base.replica_batch_size, self.base.n_entities if scoring == "materialized" else chunk)
+            whole = self.base.negatives or self.base.n_entities
+            layout = Layout(self.base.replica_batch_size, whole if scoring == "materialized" else chunk)
             if scoring != self.base.scoring and layout.is_addressable:
                 workload = self._trained(layout).model_copy(update={"scoring": scoring})
                 needed = self.device_bytes(workload, evaluation=False)
@@ -340,11 +346,11 @@ class Search:
             batch = f"{chosen.accumulation_steps} micro-batches of {chosen.micro_batch_size} a step"
         else:
             batch = "the whole batch at once"
-        if chosen.chunk_size < len(chosen.own_entities):
-            entities = f"entities scored {chosen.chunk_size} at a time"
+        candidates = "entities" if chosen.negatives is None else "negatives"
+        if chosen.chunk_size < chosen.n_candidates:
+            entities = f"{candidates} scored {chosen.chunk_size} at a time"
         else:
-            entities = "all of a shard's entities" if chosen.shards > 1 else "all entities"
-            entities += " scored at once"
+            entities = f"{'all' if chosen.shards == 1 else OF_A_SHARD} {candidates} scored at once"
         why = "the fastest of all, and it fits" if is_fastest else "the fastest that fits"
         fallback = obstacle(chosen.score, "fused", chosen.device, self.target.capability)
         note = f" ({fallback})" if fallback is not None else ""

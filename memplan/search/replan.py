@@ -58,5 +58,6 @@ def _smaller(workload: Workload, part: Part) -> Iterator[Workload]:
     chunk = "chunk_size" if training else "eval_chunk_size"
     for rows in halvings(getattr(workload, batch)):
         for entities in halvings(getattr(workload, chunk), SMALLEST_CHUNK):
-            if workload.scoring != "materialized" or entities == workload.n_entities:
+            whole = workload.n_candidates if training else workload.n_entities
+            if workload.scoring != "materialized" or entities == whole:
                 yield workload.model_copy(update={batch: rows, chunk: entities})

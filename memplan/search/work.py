@@ -80,7 +80,11 @@ class _Counter:
         workload, width, traits = self.workload, self.workload.width, self.workload.traits
         relations = 2 * workload.n_relations * (traits.is_static + traits.is_temporal) * (1 if traits.is_complex else 2)
         times = workload.n_timestamps if traits.is_temporal else 0
+        # With negatives a step changes the rows that it uses.
         n_rows = len(workload.own_entities)
+        if workload.negatives is not None:
+            n_rows = workload.negatives + 2 * workload.batch_size
+            self.rows(n_rows, 1, 2)
         floats = (n_rows + relations + times) * width / self.torch_threads
         self.add("step", 1)
         self.add(f"{workload.optimizer} of a number", floats)
@@ -97,7 +101,7 @@ class _Counter:
         s, t = int(traits.is_static), int(traits.is_temporal)
         tables = 2 + t * (1 + s) if traits.is_complex else 1 + 2 * s + 3 * t
         self.encoding(queries, times, tables)
-        self.walk(queries, len(workload.own_entities), workload.chunk_size, times)
+        self.walk(queries, workload.n_candidates, workload.chunk_size, times)
         if workload.predicts_time:
             self.encoding(queries, times, tables + 1)
             self.walk(queries, workload.n_timestamps, workload.time_chunk_size, times)

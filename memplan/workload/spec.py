@@ -74,12 +74,14 @@ class Workload(Shape):
     """The last timestamp stands for "no time" and stays out of the smoothness term."""
     unit_norm: bool = False
     """Project entities to unit L2 norm after every optimizer step (PairRE family)."""
+    negatives: Annotated[int, Field(ge=2, le=MAX_ID_COUNT)] | None = None
+    """K, entities drawn for each step, that its softmax is over besides each label; None: over all entities."""
     batch_size: IdCount
     """B, examples per optimizer step."""
     micro_batch_size: IdCount
     """b, examples per forward and backward."""
     chunk_size: IdCount
-    """C, entities scored at once."""
+    """C, entities scored at once, of all or of the drawn."""
     eval_batch_size: IdCount
     eval_chunk_size: IdCount
     device: DeviceType = "cpu"
@@ -132,10 +134,13 @@ class Workload(Shape):
             raise ValueError(
                 f"micro_batch_size: {self.micro_batch_size} is larger than {of}; a micro-batch is a part of the batch"
             )
-        for name in ("chunk_size", "eval_chunk_size"):
-            if getattr(self, name) > self.n_entities:
-                raise ValueError(f"{name}: {getattr(self, name)} is larger than the {self.n_entities} entities")
-        if self.scoring == "materialized" and not self.chunk_size == self.eval_chunk_size == self.n_entities:
+        n_trained, of = (self.negatives, "negatives") if self.negatives is not None else (self.n_entities, "entities")
+        if self.chunk_size > n_trained:
+            raise ValueError(f"chunk_size: {self.chunk_size} is larger than the {n_trained} {of}")
+        if self.eval_chunk_size > self.n_entities:
+            raise ValueError(f"eval_chunk_size: {self.eval_chunk_size} is larger than the {self.n_entities} entities")
+        whole = (n_trained, self.n_entities)
+        if self.scoring == "materialized" and (self.chunk_size, self.eval_chunk_size) != whole:
             raise ValueError(
                 "chunk_size: scoring 'materialized' scores all entities at once; leave the chunk size out, or use "
                 "scoring 'chunked' or 'fused'"
@@ -161,6 +166,30 @@ class Workload(Shape):
             raise ValueError(f"process: {self.process}: there are {self.n_processes}, counted from 0")
         AllocatorSettings.parse(self.alloc_conf)
         return self
+
+    @model_validator(mode="after")
+    def _check_negatives(self) -> Self:
+        if self.negatives is None:
+            return self
+        of = f"negatives: {format_count(self.negatives)}"
+        if self.negatives > self.n_entities:
+            raise ValueError(
+                f"{of} are more than the {format_count(self.n_entities)} entities to draw from; leave it out for the "
+                "softmax over all of them"
+            )
+        if self.optimizer == "adam":
+            raise ValueError(
+                f"{of}: Adam changes every row in every step, used or not; use --optimizer adagrad or sgd, or leave "
+                "the negatives out"
+            )
+        if self.n_processes > 1:
+            raise ValueError(f"{of}: only one process trains with negatives, not {self.n_processes}; leave either out")
+        return self
+
+    @property
+    def n_candidates(self) -> int:
+        """Entities that a process scores a query against in training: all, of a split table its own, or the K drawn."""
+        return len(self.own_entities) if self.negatives is None else self.negatives
 
     @property
     def width(self) -> int:
@@ -241,9 +270,12 @@ def build_workload(shape: Shape, **settings: Any) -> Workload:
         values.setdefault("score", TRAITS[values["model"]].scores[0])
     values.setdefault("batch_size", min(1000, 2 * shape.n_facts))
     values.setdefault("micro_batch_size", _whole_part(values["batch_size"], values.get("replicas", 1)))
-    values.setdefault("chunk_size", _all_that_can_be_addressed(shape.n_entities, values["micro_batch_size"]))
+    n_candidates = values.get("negatives", shape.n_entities)
+    values.setdefault("chunk_size", _all_that_can_be_addressed(n_candidates, values["micro_batch_size"]))
     values.setdefault("eval_batch_size", values["micro_batch_size"])
-    values.setdefault("eval_chunk_size", _all_that_can_be_addressed(values["chunk_size"], values["eval_batch_size"]))
+    # Ranking goes over all entities, whatever training does: the same chunk where that was no matter of the drawn.
+    n_ranked = shape.n_entities if values["chunk_size"] == n_candidates else values["chunk_size"]
+    values.setdefault("eval_chunk_size", _all_that_can_be_addressed(n_ranked, values["eval_batch_size"]))
     return validated(Workload, values)
 
 

@@ -102,6 +102,28 @@ def test_a_deterministic_step_only_starts_work_too(monkeypatch: pytest.MonkeyPat
     assert set(calls()) <= STARTED
 
 
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("optimizer", ["adagrad", "sgd"])
+def test_a_step_sends_its_negatives_and_waits_for_nothing(
+    monkeypatch: pytest.MonkeyPatch, optimizer: str, deterministic: bool
+) -> None:
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)
+    torch.use_deterministic_algorithms(deterministic)
+    try:
+        trainer = make_trainer(
+            make_workload(model="TNTPairRE", optimizer=optimizer, negatives=60, deterministic=deterministic)
+        )
+        for part in trainer.shuffled(0).split(100)[:3]:
+            device.reset()
+            trainer.step(part, checking=lambda: check_step(trainer, "here", "go home"))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    pinned = "cudaMemcpyAsync with pinned memory"
+    assert set(calls()) - STARTED <= {pinned, "cudaEventRecord", "cudaEventQuery"}
+    assert calls()[pinned] == 1
+    assert not device.stalls()
+
+
 def test_every_so_many_steps_one_transfer_tells_whether_the_numbers_are_finite() -> None:
     trainer = make_trainer(make_workload(model="TNTPairRE"))
     part = trainer.shuffled(0)[:100]

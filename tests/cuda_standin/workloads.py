@@ -71,16 +71,22 @@ def _draw(draw: random.Random, shape: Shape, *, batches: tuple[int, ...], ranks:
     score = draw.choice([score for score in traits.scores if traits.is_complex or score != "dot" or not predicts_time])
     scoring = draw.choice(available(score, "cuda"))
     batch = min(2 * shape.n_facts, draw.choice(batches))
-    chunk, eval_chunk = (min(shape.n_entities, draw.choice([64, 512, 1440, 5000, shape.n_entities])) for _ in range(2))
-    if scoring == "materialized":
-        chunk = eval_chunk = shape.n_entities
+    optimizer = draw.choice(get_args(OptimizerName))
+    negatives = None
+    if optimizer != "adam" and draw.random() < 0.3:
+        negatives = min(shape.n_entities, draw.choice([2, 500, 4096]))
+    chunk, eval_chunk = (
+        n if scoring == "materialized" else min(n, draw.choice([64, 512, 1440, 5000, n]))
+        for n in (negatives or shape.n_entities, shape.n_entities)
+    )
     return build_workload(
         shape,
         model=model,
         rank=draw.choice(ranks),
         score=score,
         scoring=scoring,
-        optimizer=draw.choice(get_args(OptimizerName)),
+        optimizer=optimizer,
+        negatives=negatives,
         precision=draw.choice(PRECISIONS),
         batch_size=batch,
         micro_batch_size=draw.randint(1, batch) if draw.random() < 0.5 else batch,

@@ -12,4 +12,7 @@ def in_float64(model: Model) -> Model:
     for parameter in model.parameters():
         parameter.data = parameter.data.double()
         parameter.grad = torch.zeros_like(parameter)
+    if model.used is not None:
+        model.used.drawn = model.used.drawn.double()
+        model.used._gradient = model.used._gradient.double()
     return model

@@ -169,6 +169,26 @@ def _summed_middle(device: str) -> Callable[[], object]:
     return lambda: sum_over(terms, 1)
 
 
+def _rows_overwritten(device: str) -> Callable[[], object]:
+    table, ids, rows = _rand(device, C, D), torch.arange(B, device=device), _rand(device, B, D)
+    return lambda: table.index_copy_(0, ids, rows)
+
+
+def _rows_into(device: str) -> Callable[[], object]:
+    table, ids, rows = _rand(device, C, D), _ids(device, B, torch.int64), _rand(device, B, D)
+    return lambda: torch.index_select(table, 0, ids, out=rows)
+
+
+def _ids_widened(device: str) -> Callable[[], object]:
+    ids, heads = _ids(device, B, torch.int64), _ids(device, B)
+    return lambda: ids.copy_(heads)
+
+
+def _root(device: str) -> Callable[[], object]:
+    x = _rand(device, B, D)
+    return lambda: x.sqrt_()
+
+
 CALLS: dict[str, Call] = {
     "in place with a number": Call("with a Python number", (), _in_place(torch.float32), 0),
     "half in place with a number": Call("with a Python number", (), _in_place(torch.float16), 0, dtype="float16"),
@@ -186,6 +206,11 @@ CALLS: dict[str, Call] = {
     "many labels subtracted": Call(
         "deterministic scatter_add_", (MANY, MANY * C), _scatter_add(MANY), 0, deterministic=True
     ),
+    "rows overwritten": Call("", (), _rows_overwritten, 0),
+    "rows gathered into": Call("", (), _rows_into, 0),
+    "ids widened": Call("", (), _ids_widened, 0),
+    "numbers from 0 on": Call("", (), lambda device: lambda: torch.arange(B, dtype=torch.int32, device=device), 4 * B),
+    "roots": Call("", (), _root, 0),
     "rows gathered": Call("", (), _gathered, 4 * B * D),
     "product": Call("", (), _product, 0),
     "added product": Call("", (), _added_product, 0),

@@ -16,12 +16,15 @@ CONFIGURATIONS: list[dict[str, Any]] = [
     {"model": "TNTPairRE", "scoring": "fused", "optimizer": "adagrad", "unit_norm": True},
     {"model": "TNTComplEx", "scoring": "materialized", "optimizer": "adam"},
     {"model": "TNTComplEx", "scoring": "fused", "optimizer": "adagrad"},
+    {"model": "TNTPairRE", "scoring": "fused", "optimizer": "adagrad", "unit_norm": True, "negatives": 50},
 ]
 
 
 def settings_of(configuration: dict[str, Any]) -> dict[str, Any]:
     chunk = None if configuration["scoring"] == "materialized" else 200
     sizes = {"rank": 4, "batch_size": 40, "micro_batch_size": 20, "chunk_size": chunk, "eval_chunk_size": chunk}
+    if chunk is not None and "negatives" in configuration:
+        sizes["chunk_size"] = 30
     return {**configuration, **sizes, "emb_reg": 0.01, "time_reg": 0.01, "threads": 2}
 
 

@@ -26,6 +26,9 @@ ADAM = {"model": "TNTPairRE", "optimizer": "adam", "unit_norm": True}
 ADAGRAD = {"model": "TNTComplEx", "optimizer": "adagrad"}
 
 
+NEGATIVES = {"model": "TNTPairRE", "optimizer": "adagrad", "unit_norm": True, "negatives": 20}
+
+
 class StopAt(Reporter):
     """Asks to stop when the given step is done, or in the middle of a ranking."""
 

@@ -47,3 +47,13 @@ def combinations() -> Iterator[Workload]:
                 device=device,
                 deterministic=device == "cuda" and precision == "fp32",
             )
+
+
+def with_negatives() -> Iterator[Workload]:
+    """Yield what trains with negatives, on both devices, Adagrad and SGD in turn: the rest as in ``combinations``."""
+    optimizers: Iterator[OptimizerName] = itertools.cycle(("adagrad", "sgd"))
+    for workload in combinations():
+        if workload.precision != "bf16":
+            chunk = 100 if workload.scoring == "materialized" else 40
+            update = {"negatives": 100, "chunk_size": chunk, "optimizer": next(optimizers)}
+            yield Workload.model_validate({**workload.model_dump(), **update})

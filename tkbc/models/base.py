@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from memplan.catalog.recipes import Recipe
 from memplan.workload import ModelTraits, Workload
 from tkbc.models.regularizers import n3, smoothness
+from tkbc.models.used import UsedRows
 from tkbc.sharded import Processes
 from tkbc.sharded.processes import add_to_own, gathered
-from tkbc.tensors import named, torch
+from tkbc.tensors import in_any_order, named, torch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -67,6 +68,8 @@ class Model(ABC):
             import torch as library
         self.workload = workload
         self.processes = processes or Processes(workload)
+        self.used: UsedRows | None = None
+        """Where a step changes only the entities that it uses: their rows' gradient, in place of the table's."""
         self._tables: dict[str, Tensor] = {}
         scale = self.initial_scale if init_scale is None else init_scale
         for name, (n_rows, width) in self.tables(workload).items():
@@ -116,6 +119,14 @@ class Model(ABC):
         """Return the tables, always in one order."""
         return self._tables.values()
 
+    def gradients(self) -> Iterable[tuple[str, Tensor]]:
+        """Return the tables' gradients with the tables' names; of used rows alone where the entities' is that."""
+        for name, table in self._tables.items():
+            if name == "entity" and self.used is not None:
+                yield name, self.used.gradient
+            else:
+                yield name, gradient(table)
+
     def regularize_time(self, weight: float, *, no_time_emb: bool) -> Tensor:
         """Return the smoothness of consecutive timestamps and add its gradient; see ``regularizers.smoothness``."""
         time = self.table("time")
@@ -133,7 +144,10 @@ class Model(ABC):
 
         May overwrite ``values``.
         """
-        add_to_own(self.processes, gradient(self.entity), ids, values)
+        if self.used is not None:
+            self.used.add(ids, values)
+        else:
+            add_to_own(self.processes, gradient(self.entity), ids, values)
 
     def _regularize_entities(self, ids: Tensor, weight: float) -> Tensor:
         """Return the N3 penalty of the entities that ``ids`` names and add its gradient to the table's.
@@ -152,14 +166,25 @@ class Model(ABC):
         add_rows(table, ids, grad_factor)
         return penalty
 
-    def new_norms(self) -> Tensor:
-        """Return room for the norms of the entities, (N, 1)."""
-        return named("norms of the entities", self.entity.new_empty((len(self.entity), 1)))
+    def room_to_project(self) -> tuple[Tensor, Tensor]:
+        """Return the rows to project, (n, width), and room for their norms, (n, 1): all entities, or room for the used.
 
-    def project(self, norms: Tensor) -> None:
-        """Scale every entity to unit L2 norm (a zero row stays zero), by way of ``norms``; allocates nothing."""
-        torch.linalg.vector_norm(self.entity, dim=1, keepdim=True, out=norms)
-        self.entity.div_(norms.clamp_min_(1e-12))
+        Those of used rows are read when they are projected.
+        """
+        projected = self.entity
+        if self.used is not None:
+            projected = named("used rows", projected.new_empty(tuple(self.used.gradient.shape)))
+        return projected, named("norms of the entities", projected.new_empty((len(projected), 1)))
+
+    def project(self, projected: Tensor, norms: Tensor) -> None:
+        """Scale every entity, or every used one, to unit L2 norm (a zero row stays zero); allocates nothing."""
+        if self.used is not None:
+            torch.index_select(self.entity, 0, self.used.ids, out=projected)
+        torch.linalg.vector_norm(projected, dim=1, keepdim=True, out=norms)
+        projected.div_(norms.clamp_min_(1e-12))
+        if self.used is not None:
+            with in_any_order(self.entity):  # where an entity comes twice, both rows are the same
+                self.entity.index_copy_(0, self.used.ids, projected)
 
 
 DRAWN_ROWS = 4096

@@ -24,8 +24,8 @@ from tkbc.data.ids import Ids
 from tkbc.data.intervals import IntervalIndex
 from tkbc.models import Model
 from tkbc.ranking.rivals import Excluded, rivals
-from tkbc.ranking.transfer import host_room, on_host, send
 from tkbc.scoring import PairwiseScore
+from tkbc.step.transfer import host_room, on_host, send
 from tkbc.step.waiting import synchronize, waiting
 
 Filter = FilterIndex | IntervalIndex

@@ -119,7 +119,7 @@ def drift(check: MemoryCheck) -> str | None:
 def _few_enough(workload: Workload, part: Part) -> bool:
     """Return whether a profiler can record so many pieces of work: it keeps every event until the end."""
     if part == "training":
-        pieces = workload.accumulation_steps * -(-workload.n_entities // workload.chunk_size)
+        pieces = workload.accumulation_steps * -(-workload.n_candidates // workload.chunk_size)
     else:
         pieces = -(-workload.n_entities // workload.eval_chunk_size)
     return pieces <= MEASURED_PIECES

@@ -6,7 +6,6 @@ import math
 from typing import TYPE_CHECKING
 
 from memplan.errors import FailedElsewhereError, NotFiniteError
-from tkbc.models.base import gradient
 from tkbc.step.stepper import Stepper
 from tkbc.step.waiting import Wait, waiting
 from tkbc.tensors import named, torch
@@ -29,7 +28,7 @@ def check_step(trainer: Stepper, where: str, way_out: str) -> None:
     """
     if trainer.workload.device == "cuda" and trainer.steps % CHECK_STEPS:
         return
-    gradients = [(f"the gradient of {name}", gradient(table)) for name, table in trainer.model.named_parameters()]
+    gradients = [(f"the gradient of {name}", of_table) for name, of_table in trainer.model.gradients()]
     _check("check of a step", trainer, trainer.totals[1], gradients, where, way_out)
 
 

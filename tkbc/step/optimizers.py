@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from memplan.workload import DeviceType, OptimizerName
+from tkbc.models import Model
+from tkbc.step.rowwise import RowWise
 from tkbc.tensors import named, torch
 
 if TYPE_CHECKING:
@@ -22,14 +24,14 @@ STATE_NAMES = {
 
 
 def make_optimizer(
-    name: OptimizerName, tables: Iterable[tuple[str, Tensor]], learning_rate: float, device: DeviceType, library: Any
-) -> Optimizer | SteadyAdagrad:
-    """Return the optimizer with its state allocated, from the ``library`` that made the tables.
+    name: OptimizerName, model: Model, learning_rate: float, device: DeviceType, library: Any
+) -> Optimizer | SteadyAdagrad | RowWise:
+    """Return the optimizer of a model's tables with its state allocated, from the ``library`` that made the tables.
 
     The fused implementations allocate nothing in a step. Adagrad on CUDA is not fused in every supported version of
     PyTorch: ``SteadyAdagrad`` runs there.
     """
-    tables = list(tables)
+    tables = list(model.named_parameters())
     parameters = [table for _, table in tables]
     if name == "adagrad" and device == "cuda":
         optimizer = SteadyAdagrad(parameters, learning_rate, library)
@@ -50,7 +52,7 @@ def make_optimizer(
     for of, table in tables:
         for key, value in optimizer.state[table].items():
             named(f"{name} {STATE_NAMES[key]} of {of}", value, "optimizer")
-    return optimizer
+    return optimizer if model.used is None else RowWise(optimizer, model.entity, model.used)
 
 
 class SteadyAdagrad:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from memplan.workload import Workload, share_of
 from tkbc.models import MODELS, Batch
-from tkbc.models.base import gradient
+from tkbc.models.base import Encoding, gradient
+from tkbc.models.used import UsedRows
 from tkbc.scoring import PairwiseScore
+from tkbc.scoring.pairs import PairScore
 from tkbc.sharded import Processes
 from tkbc.step.loss import PhaseMarker, no_phase, softmax_cross_entropy
 from tkbc.step.optimizers import make_optimizer
+from tkbc.step.rowwise import RowWise
+from tkbc.step.sampled import sampled_softmax_cross_entropy
 from tkbc.tensors import each, named, torch
 
 if TYPE_CHECKING:
@@ -55,12 +59,12 @@ class Stepper:
         device = workload.device
         with phase("setup"):
             self.model = MODELS[workload.model](workload, generator, init_scale, library, self.processes)
-            for name, table in self.model.named_parameters():
-                table.grad = named(f"gradient of {name}", library.zeros_like(table), "gradients")
+            self._make_gradients(library)
             if workload.unit_norm:
-                self.model.project(self.model.new_norms())
-            tables = self.model.named_parameters()
-            self.optimizer = make_optimizer(workload.optimizer, tables, learning_rate, device, library)
+                self.model.project(*self.model.room_to_project())
+            if workload.negatives is not None:
+                self.model.used = UsedRows(self.model.entity, workload, library)
+            self.optimizer = make_optimizer(workload.optimizer, self.model, learning_rate, device, library)
             shape = (columns_of(workload), workload.n_examples)
             examples = library.empty(shape, dtype=library.int32, device=device)
             self.examples: Tensor = named("training examples", examples, "data")
@@ -73,14 +77,23 @@ class Stepper:
                 named("one times one", library.mm(one, one))
                 del one
         self.steps = 0
-        """Optimizer steps taken."""
-        self._updated = False
-        """The step under way has changed the tables already: an attempt failed between update and projection."""
+        """Optimizer steps taken. With negatives the next step's are a function of it."""
+        self._changed: Literal["nothing", "some", "all"] = "nothing"
+        """The tables that the step under way has changed: an attempt failed in its update, or before its projection."""
+
+    def _make_gradients(self, library: Any) -> None:
+        """Allocate every table's gradient, but of the entities' where a step uses only some."""
+        for name, table in self.model.named_parameters():
+            if table is not self.model.entity or self.workload.negatives is None:
+                table.grad = named(f"gradient of {name}", library.zeros_like(table), "gradients")
+
+    def draw(self, into: Tensor) -> None:
+        """Write the next step's negatives, all different, to ``into``; nothing, where there are no numbers."""
 
     @property
     def is_between_steps(self) -> bool:
         """Whether every table is whole: no step failed between its update and its projection."""
-        return not self._updated
+        return self._changed == "nothing"
 
     def step(
         self, order: Tensor, between: Callable[[], None] = _nothing, checking: Callable[[], None] = _nothing
@@ -91,39 +104,46 @@ class Stepper:
         yet; what they raise gives the step up. A step that failed, whatever it was at, is taken by calling this again
         with the same ``order``: nothing is counted twice.
         """
-        if not self._updated:
+        if self.is_between_steps:
             self._accumulate(order, between)
         with self.phase("optimizer"):
             self._update(len(order), checking)
         self.totals[0].copy_(self.totals[1])
         self.steps += 1
-        self._updated = False
+        self._changed = "nothing"
 
     def _update(self, n_examples: int, checking: Callable[[], None]) -> None:
         """Turn sums into the step's gradient, check it, and change the tables."""
-        if not self._updated:
+        if self.is_between_steps:
             self._finish_gradients(n_examples)
             checking()
         # Allocated before the first change to a table, so that running out of memory never leaves half an update.
-        norms = self.model.new_norms() if self.workload.unit_norm else None
-        if not self._updated:
-            try:
-                self.optimizer.step()
-            except BaseException:
+        to_project = self.model.room_to_project() if self.workload.unit_norm else None
+        if self._changed != "all":
+            self._step_optimizer()
+            self._changed = "all"
+        if to_project is not None:
+            self.model.project(*to_project)
+
+    def _step_optimizer(self) -> None:
+        try:
+            self.optimizer.step()
+        except BaseException:
+            if isinstance(self.optimizer, RowWise) and self.optimizer.has_begun:
+                self._changed = "some"
+            else:
                 # The step counts may have been raised; the tables, changed all at once, have not.
                 for state in self.optimizer.state.values():
                     if "step" in state:
                         state["step"].fill_(self.steps)
-                raise
-            self._updated = True
-        if norms is not None:
-            self.model.project(norms)
+            raise
 
     def _accumulate(self, order: Tensor, between: Callable[[], None]) -> None:
         """Fill the gradient tables with sums over the step's examples."""
         processes = self.processes
-        for parameter in self.model.parameters():
-            gradient(parameter).zero_()
+        self._use_rows(order)
+        for _, of_table in self.model.gradients():
+            of_table.zero_()
         if processes.replicas == 1:
             self.totals[1].copy_(self.totals[0])
         else:
@@ -141,11 +161,21 @@ class Stepper:
     def _finish_gradients(self, n_examples: int) -> None:
         """Turn sums into means over the step's examples and add the time regularizer."""
         workload = self.workload
-        for parameter in self.model.parameters():
-            self.processes.sum_over_replicas_(gradient(parameter))
-            gradient(parameter).div_(n_examples)
+        for _, of_table in self.model.gradients():
+            self.processes.sum_over_replicas_(of_table)
+            of_table.div_(n_examples)
         if workload.time_reg > 0:
             self.model.regularize_time(workload.time_reg, no_time_emb=workload.no_time_emb)
+
+    def _use_rows(self, order: Tensor) -> None:
+        """Draw the step's negatives and give them and the entities of the step's examples their places."""
+        used = self.model.used
+        if used is None:
+            return
+        with self.phase("draw"):
+            self.draw(used.drawn_ids)
+            heads, tails = (named("entities of a step", self.examples[at].index_select(0, order)) for at in (0, 2))
+            used.use(heads, tails)
 
     def _micro_batch(self, order: Tensor) -> None:
         """Add one micro-batch's gradient, a sum over its examples, and its loss to the totals."""
@@ -155,17 +185,8 @@ class Stepper:
             head, relation, tail, time, *dated = ids
             batch = Batch(head, relation, tail, time)
             encoding = model.encode(batch)
-            labels = named("labels", batch.tail.long(), "data")
-        loss, grad_query = softmax_cross_entropy(
-            self.score,
-            encoding.query,
-            model.entity,
-            labels,
-            gradient(model.entity),
-            chunk_size=self.workload.chunk_size,
-            processes=self.processes,
-            phase=phase,
-        )
+            labels = self._labels(batch)
+        loss, grad_query = self._entity_loss(batch, encoding, labels)
         with phase("encode backward"):
             self.totals[1, 0].add_(loss)
             del loss, labels
@@ -176,6 +197,45 @@ class Stepper:
         if self.workload.emb_reg > 0:
             with phase("regularize"):
                 self.totals[1, 1].add_(model.regularize(batch, self.workload.emb_reg))
+
+    def _labels(self, batch: Batch) -> Tensor:
+        """Return the rows that the labels have in what is scored, (b,) int64: beyond it, where it lacks a label."""
+        used = self.model.used
+        tails = batch.tail if used is None else used.places_of(batch.tail)
+        return named("labels", tails.long(), "data")
+
+    def _entity_loss(self, batch: Batch, encoding: Encoding, labels: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return the loss of a micro-batch and its gradient with respect to the query; add the entities' to theirs."""
+        model, workload, used = self.model, self.workload, self.model.used
+        if used is None:
+            return softmax_cross_entropy(
+                self.score,
+                encoding.query,
+                model.entity,
+                labels,
+                gradient(model.entity),
+                chunk_size=workload.chunk_size,
+                processes=self.processes,
+                phase=self.phase,
+            )
+        with self.phase("score"):
+            rows = model.entity_rows(batch.tail, "rows of the labels")
+            own = PairScore(workload.score, workload.precision, encoding.query, rows)
+            del rows
+        loss, grad_query, grad_rows = sampled_softmax_cross_entropy(
+            self.score,
+            encoding.query,
+            used.drawn,
+            own,
+            labels,
+            used.drawn_gradient,
+            n_entities=workload.n_entities,
+            chunk_size=workload.chunk_size,
+            phase=self.phase,
+        )
+        with self.phase("score backward"):
+            used.add(batch.tail, grad_rows)
+        return loss, grad_query
 
     def _predict_time(self, batch: Batch, dated: Tensor) -> None:
         """Add the time-prediction loss of one micro-batch and its gradient: −log softmax over all timestamps.

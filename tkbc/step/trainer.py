@@ -12,12 +12,15 @@ from memplan.workload import Workload
 from tkbc.data.dataset import with_reciprocals
 from tkbc.data.ids import Ids
 from tkbc.data.intervals import draw_times
-from tkbc.models.base import gradient
 from tkbc.scoring import PairwiseScore, make_score
 from tkbc.sharded import Processes
 from tkbc.step.loss import PhaseMarker, no_phase
 from tkbc.step.stepper import Stepper
+from tkbc.step.transfer import send
 from tkbc.step.waiting import waiting
+
+NEGATIVES = 1
+"""What sets apart the numbers drawn for negatives from others of the same seed."""
 
 
 def make_score_of(workload: Workload) -> PairwiseScore:
@@ -74,15 +77,27 @@ class Trainer(Stepper):
 
     def persistent_tensors(self) -> Iterator[Tensor]:
         """Yield every tensor that lives as long as the trainer."""
+        used = self.model.used
+        if used is not None:
+            yield from used.tensors()
         for parameter in self.model.parameters():
             yield parameter
-            yield gradient(parameter)
+            if parameter.grad is not None:
+                yield parameter.grad
             for state in self.optimizer.state[parameter].values():
                 if isinstance(state, Tensor):
                     yield state
         yield self.examples
         yield self.totals
         yield from self.processes.room
+
+    def draw(self, into: Tensor) -> None:
+        """Write the next step's negatives, all different, to ``into``: a function of seed and step alone.
+
+        Drawn on the host, the same for every device; nobody waits for the copy.
+        """
+        generator = np.random.default_rng(np.random.SeedSequence([self.seed, self.steps, NEGATIVES]))
+        send(generator.choice(self.workload.n_entities, len(into), replace=False, shuffle=False), into)
 
     def shuffled(self, epoch: int) -> Tensor:
         """Return the order of the examples in ``epoch``, (2 · n_facts,) int64: a function of seed and epoch alone.

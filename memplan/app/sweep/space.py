@@ -15,7 +15,7 @@ from memplan.errors import UsageError, unknown_name
 from memplan.workload import TRAITS, ModelName
 
 NUMBERS = ("learning_rate", "cooldown", "init_scale", "emb_reg", "time_reg")
-COUNTS = ("rank", "batch_size")
+COUNTS = ("rank", "batch_size", "negatives")
 SWITCHES = ("unit_norm", "no_time_emb", "n3_parts")
 CHOICES = ("score", "optimizer")
 SEARCHABLE = (*NUMBERS, *COUNTS, *SWITCHES, *CHOICES)

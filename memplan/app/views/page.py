@@ -192,12 +192,14 @@ def _event_row(event: Event) -> tuple[str, str, str]:
 def _sizes(plan: Plan) -> list[tuple[str, str]]:
     workload = plan.workload
     steps = plan.accumulation_steps
-    whole = plan.chunk_size == workload.n_entities
+    candidates = "entities" if workload.negatives is None else "negatives"
+    whole = plan.chunk_size >= workload.n_candidates
     return [
         ("rank", f"{plan.rank} (rows of {workload.width} numbers)"),
         ("batch", format_count(plan.batch_size)),
         ("micro-batch", f"{format_count(plan.micro_batch_size)}, {steps} a step" if steps > 1 else "the whole batch"),
-        ("chunk", "all entities at once" if whole else f"{format_count(plan.chunk_size)} entities at once"),
+        *([] if workload.negatives is None else [("negatives a step", format_count(workload.negatives))]),
+        ("chunk", f"{'all' if whole else format_count(plan.chunk_size)} {candidates} at once"),
         ("score", f"{workload.score}, {plan.scoring}, {plan.precision}"),
         ("ranking", f"{format_count(plan.eval_batch_size)} queries × {format_count(plan.eval_chunk_size)} entities"),
         ("smallest budget that would do", format_mib_up(plan.smallest_budget_bytes)),

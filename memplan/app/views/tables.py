@@ -190,6 +190,7 @@ def _short(workload: Workload) -> str:
         "B": workload.batch_size,
         "b": workload.micro_batch_size,
         "C": workload.chunk_size,
+        **({} if workload.negatives is None else {"K": workload.negatives}),
     }
     return " ".join([how, *(f"{name}={size}" for name, size in sizes.items())])
 

@@ -209,11 +209,12 @@ def _layout(workload: Workload) -> Text:
     batch = f"batch {workload.batch_size}" + (
         f" in {steps} micro-batches of up to {workload.micro_batch_size}" if steps > 1 else ""
     )
-    chunk = (
-        f"all {'' if workload.shards == 1 else 'its '}entities at once"
-        if workload.chunk_size >= len(workload.own_entities)
-        else f"{workload.chunk_size} entities a chunk"
-    )
+    whole = workload.chunk_size >= workload.n_candidates
+    if workload.negatives is None:
+        entities = f"all {'' if workload.shards == 1 else 'its '}entities at once"
+        chunk = entities if whole else f"{workload.chunk_size} entities a chunk"
+    else:
+        chunk = f"{workload.negatives} negatives" + (" at once" if whole else f", {workload.chunk_size} a chunk")
     inputs = "" if workload.precision == "fp32" else f" in {workload.precision}"
     score = f"{workload.score} score{inputs}, {workload.scoring}"
     return Text(f"rank {workload.rank}, {batch}, {score}, {chunk}, {workload.optimizer}")

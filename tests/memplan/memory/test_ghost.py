@@ -15,8 +15,8 @@ from memplan.memory.ghosts import Ghosts
 from memplan.memory.ledger import DType
 from memplan.prediction.rehearsal import run
 from memplan.workload import Workload
-from tests.support.workloads import combinations
-from tkbc.tensors import each, of_type, torch
+from tests.support.workloads import combinations, with_negatives
+from tkbc.tensors import each, in_any_order, of_type, torch
 
 B, C, D = 6, 10, 4
 Inputs = dict[str, Any]
@@ -99,7 +99,7 @@ CALLS: dict[str, Callable[[Inputs], Any]] = {
     "cosines": lambda t: t["q"].cos(),
     "hyperbolic tangents": lambda t: t["half"].tanh(),
     "logistic": lambda t: t["half"].sigmoid(),
-    "waves in place": lambda t: t["q"].square_().sin_().cos_().tanh_().sigmoid_(),
+    "waves in place": lambda t: t["q"].square_().sqrt_().sin_().cos_().tanh_().sigmoid_(),
     "times a number": lambda t: t["half"] * 2,
     "in place": lambda t: (
         t["q"].mul_(t["q"]).sub_(t["v"][:, None]).add_(2).div_(3).sign_().abs_().neg_().exp_().zero_()
@@ -107,10 +107,13 @@ CALLS: dict[str, Callable[[Inputs], Any]] = {
     "accumulated": lambda t: t["q"].addcmul_(t["q"], t["v"][:, None], value=2).addcdiv_(t["q"], t["q"], value=2),
     "of another type": lambda t: t["total"].add_(t["v"]),
     "rows added": lambda t: t["e"].index_add_(0, t["ids"], t["q"]),
+    "rows overwritten": lambda t: t["e"].index_copy_(0, t["labels"], t["q"]),
+    "rows gathered into": lambda t: torch.index_select(t["e"], 0, t["labels"], out=t["q"]),
     "labels subtracted": lambda t: t["s"].scatter_add_(1, t["labels"][:, None], t["v"][:, None]),
     "overwritten": lambda t: t["q"].fill_(1).clamp_min_(0).log_().reciprocal_().normal_(0.0, 1.0),
     "as another": lambda t: t["q"].detach().contiguous().view_as(t["q"]),
     "copied": lambda t: t["s"].copy_(t["s"]),
+    "cloned": lambda t: t["q"].clone(),
     "masked": lambda t: t["v"].masked_fill_(t["mask"], 1.0),
     "product written": lambda t: torch.mul(t["e"].T, -1, out=t["half"].new_empty((D, C))),
     "root": lambda t: torch.sqrt(t["v"], out=t["v"]),
@@ -152,7 +155,7 @@ def test_every_operator_of_a_ghost_is_compared() -> None:
     public = {name for name in (*vars(Ghost), *vars(Ghosts)) if not name.startswith("_")}
     asked = set().union(*(call.__code__.co_names for call in CALLS.values()))
     numbers_and_itself = {"item", "tolist", "is_cuda", "numel", "element_size", "shape", "dtype", "grad"}
-    of_the_library = {"new", "empty", "zeros", "ones", "randperm", "optim", "allocation", "base", "library"}
+    of_the_library = {"new", "empty", "zeros", "ones", "randperm", "arange", "optim", "allocation", "base", "library"}
     types = {"float16", "bfloat16", "float32", "float64", "int32", "int64"}
     assert public - asked == numbers_and_itself | of_the_library | types
 
@@ -173,6 +176,34 @@ def test_what_a_ghost_does_not_know_is_an_error() -> None:
         given["q"][9]
 
 
+def test_writes_in_any_order_sort_nothing_where_only_deterministic_algorithms_run() -> None:
+    library = Ghosts("cuda", deterministic=True)
+    given = of_ghosts(library)
+    before = len(library.ledger.events)
+    with in_any_order(given["e"]):
+        given["e"].index_copy_(0, given["labels"], given["q"]).index_add_(0, given["ids"], given["q"])
+    assert len(library.ledger.events) == before
+    given["e"].index_add_(0, given["ids"], given["q"])
+    assert len(library.ledger.events) > before
+    with pytest.raises(TypeError, match="do not fit"):
+        given["e"].index_copy_(0, given["labels"], given["q"])
+
+
+@pytest.mark.parametrize("warn_only", [False, True])
+def test_writes_in_any_order_leave_pytorch_s_setting_as_it_was(warn_only: bool) -> None:
+    with in_any_order(pytorch.zeros(1)):
+        assert not pytorch.are_deterministic_algorithms_enabled()
+    assert not pytorch.are_deterministic_algorithms_enabled()
+    pytorch.use_deterministic_algorithms(True, warn_only=warn_only)
+    try:
+        with in_any_order(pytorch.zeros(1)):
+            assert not pytorch.are_deterministic_algorithms_enabled()
+        assert pytorch.are_deterministic_algorithms_enabled()
+        assert pytorch.is_deterministic_algorithms_warn_only_enabled() == warn_only
+    finally:
+        pytorch.use_deterministic_algorithms(False)
+
+
 def test_births_and_deaths_follow_the_references() -> None:
     library = Ghosts("cpu")
     table = named("table", library.zeros((C, D), device="cpu"))
@@ -189,7 +220,9 @@ def test_births_and_deaths_follow_the_references() -> None:
 
 
 @pytest.mark.parametrize(
-    "workload", list(combinations()), ids=lambda w: f"{w.device}-{w.model}-{w.score}-{w.scoring}-{w.precision}"
+    "workload",
+    [*combinations(), *with_negatives()],
+    ids=lambda w: f"{w.device}-{w.model}-{w.score}-{w.scoring}-{w.precision}{'-negatives' if w.negatives else ''}",
 )
 def test_every_tensor_of_a_run_has_a_name_and_what_a_run_makes_dies(workload: Workload) -> None:
     ledger = run(workload)

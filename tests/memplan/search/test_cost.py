@@ -136,3 +136,15 @@ def test_a_process_computes_its_rows_for_its_examples() -> None:
     expected = 200 * 10 * 24 + MICRO_BATCHES * 2 * table + STEPS * 8 * table
     assert seconds_per_epoch(workload(shards=3, scoring="fused"), traffic) == expected
     assert evaluation_seconds(workload(shards=3, scoring="fused"), traffic) == 200 * 10 * 24
+
+
+def test_with_negatives_an_epoch_takes_no_longer_for_more_entities() -> None:
+    """8 drawn of 30 entities in chunks of 3: three, recomputed; 8 + 2 · 60 used rows of 5 floats in place of 30."""
+    made = workload(chunk_size=3, scoring="fused", negatives=8)
+    many = workload(SHAPE.model_copy(update={"n_entities": 10**6}), chunk_size=3, scoring="fused", negatives=8)
+    rates = Rates(1e9, 1e9, 1e9, 1e-6, 1e9, 1e9)
+    assert seconds_per_epoch(made, rates) == seconds_per_epoch(many, rates)
+    assert seconds_per_epoch(made, NO_TIME._replace(l1_terms_per_second=0.5)) == 2 * 200 * 8 * 2 * 5
+    traffic = 2 * (200 * 8 * 24 + (2 * MICRO_BATCHES + 8 * STEPS) * 4 * 5 * (8 + 2 * 60))
+    assert seconds_per_epoch(made, NO_TIME._replace(bytes_per_second=0.5)) == traffic
+    assert evaluation_seconds(many, rates) > 1000 * evaluation_seconds(made, rates)

@@ -313,3 +313,26 @@ def test_knobs_save_what_a_new_estimate_says_they_save() -> None:
     assert not found["--scoring fused"].changes_result
     assert found["--rank 50"].changes_result
     assert "--chunk-size 1024" not in found, "materialized scoring has no chunks to make smaller"
+
+
+def test_negatives_are_planned_for_and_are_a_knob() -> None:
+    shape = Shape(n_entities=200_000, n_relations=5, n_timestamps=9, n_facts=5000)
+    target = cpu(2**31)
+    dense = build_workload(shape, model="TNTPairRE", rank=20, batch_size=256)
+    found = {knob.change: knob for knob in knobs(dense, target)}["--negatives 4096"]
+    fewer = build_workload(shape, model="TNTPairRE", rank=20, batch_size=256, negatives=4096, eval_chunk_size=200_000)
+    saved = estimate(dense).peak.device_bytes - estimate(fewer).peak.device_bytes
+    assert (found.saved_bytes, found.changes_result) == (saved, True)
+    assert "--negatives 2048" in {
+        knob.change for knob in knobs(fewer.model_copy(update={"eval_chunk_size": 1}), target)
+    }
+    made = plan(shape, target, model="TNTPairRE", rank=20, batch_size=256, negatives=4096)
+    assert (made.chunk_size, made.workload.negatives) == (4096, 4096)
+    assert "all negatives scored at once" in made.reason
+    assert made.eval_chunk_size > 4096
+    small = plan(shape, cpu(made.smallest_budget_bytes), model="TNTPairRE", rank=20, batch_size=256, negatives=4096)
+    assert small.chunk_size < 4096
+    assert "negatives scored" in small.reason
+    whole = plan(shape, target, model="TNTPairRE", rank=20, batch_size=256, negatives=512, scoring="materialized",
+                 eval_batch_size=1)  # fmt: skip
+    assert (whole.chunk_size, whole.eval_chunk_size) == (512, 200_000)

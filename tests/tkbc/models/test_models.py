@@ -146,7 +146,7 @@ def test_projection_gives_unit_rows_and_leaves_zero_rows() -> None:
     model = make_model("TNTPairRE")
     with torch.no_grad():
         model.entity[3] = 0
-        model.project(model.new_norms())
+        model.project(*model.room_to_project())
     norms = model.entity.detach().norm(dim=1)
     assert norms[3] == 0
     torch.testing.assert_close(norms[norms > 0], torch.ones(SHAPE.n_entities - 1, dtype=torch.float64))

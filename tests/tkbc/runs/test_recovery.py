@@ -36,7 +36,9 @@ ERRORS: tuple[Exception, ...] = (
     ),
     MemoryError(),
 )
-NAMES = [f"{c['model']}-{c['scoring']}-{c['optimizer']}" for c in CONFIGURATIONS]
+NAMES = [
+    f"{c['model']}-{c['scoring']}-{c['optimizer']}{'-negatives' if 'negatives' in c else ''}" for c in CONFIGURATIONS
+]
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")

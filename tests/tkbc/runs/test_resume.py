@@ -17,7 +17,18 @@ from filelock import FileLock
 from memplan.errors import MemplanError
 from tests.conftest import random_graph, write_folder
 from tests.support.cli import fails, invoke, read_json
-from tests.support.resume import ADAGRAD, ADAM, SETTINGS, StopAt, assert_same_run, begin, go_on, reported, tensors
+from tests.support.resume import (
+    ADAGRAD,
+    ADAM,
+    NEGATIVES,
+    SETTINGS,
+    StopAt,
+    assert_same_run,
+    begin,
+    go_on,
+    reported,
+    tensors,
+)
 from tests.support.training import ROOT, SHAPE, make_plan, newest_checkpoint
 from tkbc.runs.checkpoint_folders import KEPT, Checkpoints
 from tkbc.runs.folder import RunFolder
@@ -27,7 +38,7 @@ from tkbc.step.trainer import Trainer
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.mark.parametrize("settings", [ADAM, ADAGRAD], ids=["adam", "adagrad"])
+@pytest.mark.parametrize("settings", [ADAM, ADAGRAD, NEGATIVES], ids=["adam", "adagrad", "negatives"])
 @pytest.mark.parametrize("steps", [(1,), (6,), (12,), (23,), (3, 4, 5)])
 def test_a_resumed_run_ends_like_an_uninterrupted_one_bit_for_bit(
     tmp_path: Path, settings: dict[str, Any], steps: tuple[int, ...]

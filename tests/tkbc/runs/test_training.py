@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from memplan.app.views.repeat import how_to_repeat
 from memplan.catalog.datasets import find_dataset
 from memplan.device.rates import cpu_rates
 from memplan.device.target import Target
@@ -59,6 +60,18 @@ def test_a_run_folder_holds_what_the_contract_says(tmp_path: Path) -> None:
     check = MemoryCheck.model_validate_json((folder / "memory_check.json").read_text())
     assert {"setup", "encode", "score", "score backward", "optimizer", "evaluation"} <= {p.name for p in check.phases}
     assert all(phase.relative_error == 0 for phase in [*check.phases, check.peak])
+
+
+def test_a_run_with_negatives_is_as_planned_and_says_how_to_repeat_it(tmp_path: Path) -> None:
+    result = run(tmp_path / "run", negatives=20, unit_norm=True, emb_reg=0.01)
+    plan = Plan.read(tmp_path / "run" / "plan.json")
+    check = MemoryCheck.model_validate_json((tmp_path / "run" / "memory_check.json").read_text())
+    assert {"draw", "score", "optimizer", "evaluation"} <= {phase.name for phase in check.phases}
+    assert all(phase.relative_error == 0 for phase in [*check.phases, check.peak])
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[2]["loss"] < lines[0]["loss"]
+    assert result.test is not None
+    assert "--negatives 20 " in how_to_repeat(plan, {})
 
 
 @pytest.mark.parametrize("model", MODEL_NAMES)
