@@ -117,6 +117,8 @@ class Mesh(BaseModel):
     """What NCCL takes on each device outside the allocator: a stated number, part of the device bytes."""
     host_bytes: ByteCount
     """Host memory of the training facts' ids and filter, all processes together; at most."""
+    host_building_bytes: ByteCount
+    """The same while the filter is built, by numpy's temporaries."""
     replicated_bytes: ByteCount
     """What the training facts take on every device, however many there are: part of the device bytes."""
     counts: list[DeviceCount] | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from memplan.catalog.datasets import find_dataset
 from memplan.device.target import NCCL_BYTES, Target, resolve
 from memplan.errors import DoesNotFitError, UsageError
 from memplan.prediction.estimate import estimate
-from memplan.search.meshes import count_of, host_bytes, mesh_shapes, replicated_bytes
+from memplan.search.meshes import count_of, host_building_bytes, host_bytes, mesh_shapes, replicated_bytes
 from memplan.search.planner import plan, plan_largest_rank, search_of
 from memplan.workload import Shape, build_workload
 from tests.conftest import random_graph
@@ -102,6 +103,18 @@ def test_host_bytes_are_what_the_arrays_hold(intervals: bool) -> None:
     if isinstance(index, FilterIndex):
         held -= index.offsets.itemsize  # one more offset than keys
     assert host_bytes(build_workload(shape, model="TNTPairRE", batch_size=10)) == facts.nbytes + held
+
+
+@pytest.mark.parametrize("intervals", [False, True])
+def test_building_the_filter_takes_what_is_said(intervals: bool) -> None:
+    shape = Shape(n_entities=10**6, n_relations=300, n_timestamps=365, n_facts=50_000, intervals=intervals)
+    facts = random_graph(shape).train
+    tracemalloc.start()
+    index_of(facts, shape.n_relations)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    said = host_building_bytes(build_workload(shape, model="TNTPairRE", batch_size=10))
+    assert facts.nbytes + peak == pytest.approx(said, rel=0.01)
 
 
 def test_a_plan_says_what_its_mesh_takes_besides() -> None:
