@@ -70,7 +70,7 @@ def test_auto_is_the_fewest_that_will_do_and_shows_more() -> None:
     assert plan("demo", device="cpu", devices="auto").workload.n_processes == 1
     shards = read_json("plan", *LARGE, "--device", "H100", "--devices", "auto", "--shards", "4")
     assert [count["devices"] for count in shards["mesh"]["counts"]] == [4, 8, 16, 32]
-    fails(3, r"64 devices.*take more devices", "plan", *LARGE, "--device", "GTX 1650", "--devices", "auto")
+    fails(3, r"64 devices.*it is whole on each", "plan", *LARGE, "--device", "GTX 1650", "--devices", "auto")
 
 
 @pytest.mark.parametrize("devices", ["8xT4", "2"])
