@@ -206,6 +206,9 @@ class Plan(BaseModel):
             here, there = getattr(self, name), getattr(self.workload, name)
             if here != there:
                 raise ValueError(f"{name}: {here} here but {there} in workload; a plan is made by memplan, not by hand")
+        mesh = self.mesh
+        if mesh is not None and (mesh.shards, mesh.replicas) != (self.workload.shards, self.workload.replicas):
+            raise ValueError("mesh: not that of workload; a plan is made by memplan, not by hand")
         return self
 
     @classmethod

@@ -261,8 +261,9 @@ def _plan_of(job: Job, given: SearchRequest, target: Target, *, auto_fit: bool) 
     if auto_fit:
         return planner.plan(shape, target, **settings)
     mesh = _plain_mesh(settings, target)
-    whole = -(-settings["batch_size"] // mesh["replicas"]), -(-shape.n_entities // mesh["shards"])
-    plain = dict(zip(("micro_batch_size", "chunk_size"), whole, strict=True))
+    plain = {"micro_batch_size": -(-settings["batch_size"] // mesh["replicas"]), "chunk_size": shape.n_entities}
+    if settings.get("scoring") != "materialized":
+        plain["chunk_size"] = -(-shape.n_entities // mesh["shards"])
     try:
         return planner.plan(shape, target, **{**plain, **settings, **mesh})
     except DoesNotFitError as error:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import tracemalloc
+from math import inf
 from typing import Any
 
 import numpy as np
 import pytest
 
 from memplan.catalog.datasets import find_dataset
+from memplan.device.links import Link
 from memplan.device.target import NCCL_BYTES, Target, resolve
 from memplan.errors import DoesNotFitError, UsageError
 from memplan.prediction.estimate import estimate
@@ -144,6 +146,18 @@ def test_a_mesh_that_a_setting_rules_out_is_left_out() -> None:
     assert {(other.shards, other.replicas) for other in found.alternatives} <= {(6, 1), (3, 2), (2, 3)}
     with pytest.raises(UsageError, match="larger than the 167 examples that each of 6 replicas takes"):
         plan(ICEWS14, cpu(6, 400), **ASKED, micro_batch_size=300, shards=1)
+
+
+def test_the_link_decides_between_shards_and_replicas() -> None:
+    """Where calls cost, replicas of a small batch in one micro-batch make the fewest; where bytes do, a large table
+    stays where it is."""
+    target = cpu(4, 4000)
+    calls, n_bytes = (plan(ICEWS14, target._replace(link=link), **ASKED) for link in (Link(inf, 10.0), Link(1.0, 0.0)))
+    assert calls.mesh is not None
+    assert n_bytes.mesh is not None
+    each = [plan(ICEWS14, target, **ASKED, shards=shards).mesh for shards in (1, 2, 4)]
+    assert calls.mesh.collectives_per_step == min(mesh.collectives_per_step for mesh in each if mesh is not None)
+    assert n_bytes.mesh.sent_bytes_per_step == min(mesh.sent_bytes_per_step for mesh in each if mesh is not None)
 
 
 @pytest.mark.parametrize("devices", ["1xT4", "4xT4"])
