@@ -117,6 +117,8 @@ class Mesh(BaseModel):
     """What NCCL takes on each device outside the allocator: a stated number, part of the device bytes."""
     host_bytes: ByteCount
     """Host memory of the training facts' ids and filter, all processes together; at most."""
+    host_building_bytes: ByteCount
+    """The same while the filter is built, by numpy's temporaries."""
     replicated_bytes: ByteCount
     """What the training facts take on every device, however many there are: part of the device bytes."""
     counts: list[DeviceCount] | None = None
@@ -235,6 +237,9 @@ class Plan(BaseModel):
             here, there = getattr(self, name), getattr(self.workload, name)
             if here != there:
                 raise ValueError(f"{name}: {here} here but {there} in workload; a plan is made by memplan, not by hand")
+        mesh = self.mesh
+        if mesh is not None and (mesh.shards, mesh.replicas) != (self.workload.shards, self.workload.replicas):
+            raise ValueError("mesh: not that of workload; a plan is made by memplan, not by hand")
         return self
 
     @classmethod

@@ -296,7 +296,9 @@ def _plan_of(job: Job, given: SearchRequest, target: Target, *, auto_fit: bool) 
     if auto_fit:
         return planner.plan(shape, target, **settings)
     mesh = _plain_mesh(settings, target)
-    candidates_of_one = settings.get("negatives") or -(-shape.n_entities // mesh["shards"])
+    candidates_of_one = settings.get("negatives") or shape.n_entities
+    if settings.get("negatives") is None and settings.get("scoring") != "materialized":
+        candidates_of_one = -(-shape.n_entities // mesh["shards"])
     plain = {"micro_batch_size": -(-settings["batch_size"] // mesh["replicas"]), "chunk_size": candidates_of_one}
     try:
         return planner.plan(shape, target, **{**plain, **settings, **mesh})

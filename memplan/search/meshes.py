@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 ID_BYTES = 4
 KEY_BYTES = 8
+BUILDING_BYTES, BUILDING_INTERVAL_BYTES = 156, 236
+"""What numpy holds at once for a fact, its copies and sorted orders, while the filter is built: a test reads it off."""
 
 
 def mesh_shapes(n_devices: int, shards: int | None) -> list[tuple[int, int]]:
@@ -124,6 +126,7 @@ def mesh_of(workload: Workload, target: Target) -> Mesh | None:
         collectives_per_step=sum(kind.calls for kind in sent),
         nccl_bytes=NCCL_BYTES if workload.device == "cuda" and workload.n_processes > 1 else 0,
         host_bytes=workload.n_processes * host_bytes(workload),
+        host_building_bytes=workload.n_processes * host_building_bytes(workload),
         replicated_bytes=replicated_bytes(workload),
     )
 
@@ -137,6 +140,12 @@ def host_bytes(workload: Workload) -> int:
     columns = 5 if workload.intervals else 4
     per_example = 2 * KEY_BYTES + (2 if workload.intervals else 1) * ID_BYTES
     return workload.n_facts * columns * ID_BYTES + workload.n_examples * per_example
+
+
+def host_building_bytes(workload: Workload) -> int:
+    """Return the host memory that a process holds at most of them, which is while it builds the filter."""
+    columns, building = (5, BUILDING_INTERVAL_BYTES) if workload.intervals else (4, BUILDING_BYTES)
+    return workload.n_facts * (columns * ID_BYTES + building)
 
 
 def replicated_bytes(workload: Workload) -> int:

@@ -216,19 +216,22 @@ class Search:
         layout = self.training.by_preference(self.training.layouts())[0]
         return self._trained(layout), self.training.device_bytes(layout)
 
+    @cached_property
+    def _fastest(self) -> tuple[Layout, Layout]:
+        return self.training.fastest(), self.evaluation.fastest()
+
     def chosen(self) -> Workload:
         """Return the fastest workload that fits; the smallest is known to."""
-        return self._workload(self.training.fastest(), self.evaluation.fastest())
+        return self._workload(*self._fastest)
 
     def chosen_bytes(self) -> int:
         """Return what the fastest workload that fits takes on the device."""
-        sides = (self.training, self.evaluation)
-        return max(side.device_bytes(side.fastest()) for side in sides)
+        training, evaluation = self._fastest
+        return max(self.training.device_bytes(training), self.evaluation.device_bytes(evaluation))
 
     def plan(self) -> Plan:
         """Return the fastest plan that fits; ``smallest_bytes`` is known to."""
-        chosen = self.chosen()
-        layout = Layout(chosen.micro_batch_size, chosen.chunk_size)
+        (layout, _), chosen = self._fastest, self.chosen()
         result = estimate(chosen, outside_bytes=self.target.outside_bytes, budget_bytes=self.target.budget_bytes)
         ordered = self.training.by_preference(self.training.layouts())
         place = ordered.index(layout)

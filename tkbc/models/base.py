@@ -11,7 +11,7 @@ from tkbc.models.regularizers import n3, smoothness
 from tkbc.models.used import UsedRows
 from tkbc.sharded import Processes
 from tkbc.sharded.processes import add_to_own, gathered
-from tkbc.tensors import in_any_order, named, torch
+from tkbc.tensors import each, in_any_order, named, torch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -200,17 +200,20 @@ def draw_rows(own: Tensor, rows: range, n_rows: int, scale: float, generator: to
     """
     # The last piece takes what would be too little for one of its own.
     starts = range(0, max(1, n_rows - _ALIKE + 1), DRAWN_ROWS)
-    pieces = [range(start, n_rows if start == starts[-1] else start + DRAWN_ROWS) for start in starts]
-    if len(rows) == n_rows:
-        for piece in pieces:
-            own[piece.start : piece.stop].normal_(0.0, scale, generator=generator)
-        return
-    scratch = named("rows drawn", own.new_empty((max(map(len, pieces)), own.shape[1])))
-    for piece in pieces:
-        drawn = scratch[: len(piece)].normal_(0.0, scale, generator=generator)
-        first, last = max(piece.start, rows.start), min(piece.stop, rows.stop)
+    last_start = starts[-1]
+    scratch = None
+    if len(rows) < n_rows:
+        largest = max(min(n_rows, DRAWN_ROWS), n_rows - last_start)
+        scratch = named("rows drawn", own.new_empty((largest, own.shape[1])))
+    for start in each(starts, own):
+        stop = n_rows if start == last_start else start + DRAWN_ROWS
+        if scratch is None:
+            own[start:stop].normal_(0.0, scale, generator=generator)
+            continue
+        drawn = scratch[: stop - start].normal_(0.0, scale, generator=generator)
+        first, last = max(start, rows.start), min(stop, rows.stop)
         if first < last:
-            own[first - rows.start : last - rows.start].copy_(drawn[first - piece.start : last - piece.start])
+            own[first - rows.start : last - rows.start].copy_(drawn[first - start : last - start])
 
 
 def rows(table: Tensor, ids: Tensor, name: str) -> Tensor:

@@ -9,6 +9,7 @@ import typer
 from memplan.app.commands import print_json
 from memplan.app.options import AsJson
 from memplan.catalog.gpus import GPUS
+from memplan.device.links import gpu_link
 from memplan.device.present import usable_threads
 from memplan.workload.rules import obstacle
 
@@ -74,6 +75,7 @@ def devices(as_json: AsJson = False) -> None:
                         "memory_bytes": gpu.memory_bytes,
                         "source": gpu.source,
                         "capability": list(gpu.capability),
+                        "link_bytes_per_second": gpu_link(gpu).bytes_per_second,
                         "no_fused_l1": obstacle("l1", "fused", "cuda", gpu.capability),
                     }
                     for gpu in GPUS.values()

@@ -11,9 +11,10 @@ from memplan.workload import Workload
 
 def mesh_lines(mesh: Mesh, workload: Workload, target: Target) -> list[str]:
     """Return how the processes divide the work, what they send, and what they take outside PyTorch's allocator."""
-    each = format_bytes(mesh.host_bytes // mesh.devices)
+    each = f"{format_bytes(mesh.host_bytes // mesh.devices)} of ids and filter in each process"
+    while_built = f"{format_bytes(mesh.host_building_bytes)} while the filter is built"
     facts = [
-        f"host  {each} of ids and filter at most in each process, {format_bytes(mesh.host_bytes)} in all",
+        f"host  {each}, {format_bytes(mesh.host_bytes)} in all, {while_built}",
         f"facts {format_bytes(mesh.replicated_bytes)} of examples and their order, whole on each device",
     ]
     if mesh.devices == 1:

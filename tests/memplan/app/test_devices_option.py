@@ -70,7 +70,7 @@ def test_auto_is_the_fewest_that_will_do_and_shows_more() -> None:
     assert plan("demo", device="cpu", devices="auto").workload.n_processes == 1
     shards = read_json("plan", *LARGE, "--device", "H100", "--devices", "auto", "--shards", "4")
     assert [count["devices"] for count in shards["mesh"]["counts"]] == [4, 8, 16, 32]
-    fails(3, r"64 devices.*take more devices", "plan", *LARGE, "--device", "GTX 1650", "--devices", "auto")
+    fails(3, r"64 devices.*it is whole on each", "plan", *LARGE, "--device", "GTX 1650", "--devices", "auto")
 
 
 @pytest.mark.parametrize("devices", ["8xT4", "2"])
@@ -137,13 +137,16 @@ def test_more_than_there_are_is_told_before_anything_is_read(monkeypatch: pytest
     assert [count["devices"] for count in found["mesh"]["counts"]] == [1, 2]
 
 
-def test_a_plan_for_several_is_kept_and_taken_up_for_as_many(tmp_path: Path) -> None:
-    """Its budget is a share of the memory here, and it is not trained by a single process."""
+def test_a_plan_for_several_is_kept_and_not_trained_by_one(tmp_path: Path) -> None:
     made = plan("demo", device="cpu", devices=2)
     path = tmp_path / "plan.json"
     path.write_text(json.dumps(made.model_dump(mode="json")), encoding="utf-8")
     assert Plan.read(path) == made
     fails(2, "leave out --devices", "train", "--plan", str(path), "--devices", "2")
+    edited = made.model_dump(mode="json")
+    edited["mesh"]["shards"] += 1
+    path.write_text(json.dumps(edited), encoding="utf-8")
+    fails(1, "mesh: not that of workload", "train", "--plan", str(path))
     with pytest.raises(UsageError, match="2 processes are not started from within one"):
         train(made, run_folder=tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import tracemalloc
+from math import inf
 from typing import Any
 
 import numpy as np
 import pytest
 
 from memplan.catalog.datasets import find_dataset
+from memplan.device.links import Link
 from memplan.device.target import NCCL_BYTES, Target, resolve
 from memplan.errors import DoesNotFitError, UsageError
 from memplan.prediction.estimate import estimate
-from memplan.search.meshes import count_of, host_bytes, mesh_shapes, replicated_bytes
+from memplan.search.meshes import count_of, host_building_bytes, host_bytes, mesh_shapes, replicated_bytes
 from memplan.search.planner import plan, plan_largest_rank, search_of
 from memplan.workload import Shape, build_workload
 from tests.conftest import random_graph
@@ -104,6 +107,18 @@ def test_host_bytes_are_what_the_arrays_hold(intervals: bool) -> None:
     assert host_bytes(build_workload(shape, model="TNTPairRE", batch_size=10)) == facts.nbytes + held
 
 
+@pytest.mark.parametrize("intervals", [False, True])
+def test_building_the_filter_takes_what_is_said(intervals: bool) -> None:
+    shape = Shape(n_entities=10**6, n_relations=300, n_timestamps=365, n_facts=50_000, intervals=intervals)
+    facts = random_graph(shape).train
+    tracemalloc.start()
+    index_of(facts, shape.n_relations)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    said = host_building_bytes(build_workload(shape, model="TNTPairRE", batch_size=10))
+    assert facts.nbytes + peak == pytest.approx(said, rel=0.01)
+
+
 def test_a_plan_says_what_its_mesh_takes_besides() -> None:
     several, one = plan(ICEWS14, gpus("4xT4"), **ASKED), plan(ICEWS14, gpus("1xT4"), **ASKED)
     assert several.mesh is not None
@@ -131,6 +146,18 @@ def test_a_mesh_that_a_setting_rules_out_is_left_out() -> None:
     assert {(other.shards, other.replicas) for other in found.alternatives} <= {(6, 1), (3, 2), (2, 3)}
     with pytest.raises(UsageError, match="larger than the 167 examples that each of 6 replicas takes"):
         plan(ICEWS14, cpu(6, 400), **ASKED, micro_batch_size=300, shards=1)
+
+
+def test_the_link_decides_between_shards_and_replicas() -> None:
+    """Where calls cost, replicas of a small batch in one micro-batch make the fewest; where bytes do, a large table
+    stays where it is."""
+    target = cpu(4, 4000)
+    calls, n_bytes = (plan(ICEWS14, target._replace(link=link), **ASKED) for link in (Link(inf, 10.0), Link(1.0, 0.0)))
+    assert calls.mesh is not None
+    assert n_bytes.mesh is not None
+    each = [plan(ICEWS14, target, **ASKED, shards=shards).mesh for shards in (1, 2, 4)]
+    assert calls.mesh.collectives_per_step == min(mesh.collectives_per_step for mesh in each if mesh is not None)
+    assert n_bytes.mesh.sent_bytes_per_step == min(mesh.sent_bytes_per_step for mesh in each if mesh is not None)
 
 
 @pytest.mark.parametrize("devices", ["1xT4", "4xT4"])
