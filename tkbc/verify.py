@@ -31,6 +31,7 @@ from tkbc.ranking.evaluation import evaluate
 from tkbc.rehearsal import recorded_steps
 from tkbc.runs.checkpoint import write_tensors
 from tkbc.step.finite import check_step
+from tkbc.step.threads import score_threads
 from tkbc.step.trainer import Trainer
 
 MOST_CHUNKS = 60
@@ -77,7 +78,9 @@ def measure(workload: Workload) -> dict[str, Bytes]:
 def verify(workload: Workload) -> Verified:
     """Return the check of one workload."""
     predicted = estimate(workload)
-    check = MemoryCheck.compare(workload.device, predicted.phases, predicted.peak, measure(workload))
+    with score_threads(workload):
+        measured = measure(workload)
+    check = MemoryCheck.compare(workload.device, predicted.phases, predicted.peak, measured)
     return Verified(workload, check)
 
 
