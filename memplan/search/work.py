@@ -243,7 +243,8 @@ class _Counter:
         numbers = queries * c * width
         item = 2 if self.is_half else 4
         passes, fresh = (9, 3) if backward else (4, 3)
-        kind = f"pass over {workload.precision} numbers {name}"
+        of = f"{workload.precision} {workload.score}" if self.is_half else workload.precision
+        kind = f"pass over {of} numbers {name}"
         self.add(f"plain {name}", times)
         self.add("plain row", passes * times * queries * c / self.torch_threads)
         # Half precision is bound by its conversions, wherever the tensor lies.
