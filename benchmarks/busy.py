@@ -75,8 +75,10 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as runs:
             for turn in range(options.rounds):
                 found = {}
-                for i, name in enumerate(contestants("")):
-                    found[name] = epoch_seconds(name, Path(runs) / f"{turn}-{i}")
+                names = list(contestants(""))
+                first = len(rounds) % len(names)  # each begins as often as the others
+                for name in names[first:] + names[:first]:
+                    found[name] = epoch_seconds(name, Path(runs) / f"{turn}-{names.index(name)}")
                     print(f"round {turn + 1}: {found[name]:.2f} s/epoch, {name}", flush=True)
                 rounds.append({"load": options.load, "epoch_seconds": found})
                 if options.json is not None:

@@ -32,6 +32,7 @@ from tkbc.rehearsal import recorded_steps
 from tkbc.runs.checkpoint import write_tensors
 from tkbc.sharded import Processes
 from tkbc.step.finite import check_step
+from tkbc.step.threads import score_threads
 from tkbc.step.trainer import Trainer
 
 MOST_CHUNKS = 60
@@ -78,7 +79,9 @@ def measure(workload: Workload, processes: Processes | None = None) -> dict[str,
 def verify(workload: Workload) -> Verified:
     """Return the check of one workload."""
     predicted = estimate(workload)
-    check = MemoryCheck.compare(workload.device, predicted.phases, predicted.peak, measure(workload))
+    with score_threads(workload):
+        measured = measure(workload)
+    check = MemoryCheck.compare(workload.device, predicted.phases, predicted.peak, measured)
     return Verified(workload, check)
 
 

@@ -17,6 +17,8 @@ Work = dict[str, float]
 """Counts by kind."""
 TILE = 720
 """Entities that the fused L1 kernel packs at once (tkbc.scoring.l1_cpu.TILE; a test compares)."""
+SCORES_A_THREAD = 2**18
+"""As tkbc.scoring.l1_numba.SCORES_A_THREAD (a test compares)."""
 SIZES = {"256 KiB": 2**18, "1 MiB": 2**20, "4 MiB": 2**22, "16 MiB": 2**24}
 """Sizes of a tensor beyond which a pass over it takes longer: from a core's cache to main memory."""
 STEP = 2.0
@@ -150,7 +152,9 @@ class _Counter:
 
     def scores(self, queries: int, c: int, times: float, passes: float, kind: str = "") -> None:
         """Count passes over (b, c) scores in a buffer, and the computing in them."""
-        threads = min(self.workload.threads, queries) if self.by_kernel else self.torch_threads
+        threads = self.torch_threads
+        if self.by_kernel:
+            threads = min(self.workload.threads, queries, max(1, queries * c // SCORES_A_THREAD))
         each = times * queries * c / threads
         for of_size, share in _by_size("pass over a score", self.buffer_bytes):
             self.add(of_size, passes * share * each)
@@ -252,7 +256,8 @@ class _Counter:
         numbers = queries * c * width
         item = 2 if self.is_half else 4
         passes, fresh = (9, 3) if backward else (4, 3)
-        kind = f"pass over {workload.precision} numbers {name}"
+        of = f"{workload.precision} {workload.score}" if self.is_half else workload.precision
+        kind = f"pass over {of} numbers {name}"
         self.add(f"plain {name}", times)
         self.add("plain row", passes * times * queries * c / self.torch_threads)
         # Half precision is bound by its conversions, wherever the tensor lies.

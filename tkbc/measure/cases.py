@@ -25,9 +25,9 @@ CASES: list[Case] = [
     ),
     ({"model": "TNTPairRE", "rank": 256, "batch_size": 64, "intervals": True}, 2000, [(64, ALL), (16, 512), (2, ALL)]),
     (
-        {"model": "TNTComplEx", "rank": 100, "batch_size": 200, **REGULAR},
-        3000,
-        [(200, ALL), (50, ALL), (7, 512), (200, 256)],
+        {"model": "TNTComplEx", "rank": 150, "batch_size": 250, **REGULAR},
+        8000,
+        [(250, ALL), (63, ALL), (8, 512), (250, 256)],
     ),
     (
         {"model": "ComplEx", "rank": 16, "batch_size": 1000, "optimizer": "adam"},
@@ -51,10 +51,12 @@ CASES: list[Case] = [
     ),
     ({"model": "PairRE", "score": "l2", "scoring": "chunked", "rank": 64, "batch_size": 50}, 3000,
      [(50, ALL), (6, 512)]),
-    ({"model": "PairRE", "scoring": "chunked", "rank": 40, "batch_size": 40, "precision": "fp16"}, 1000,
-     [(40, ALL), (10, ALL), (2, 256)]),
-    ({"model": "PairRE", "scoring": "chunked", "rank": 40, "batch_size": 40, "precision": "bf16"}, 1000,
-     [(40, ALL), (10, ALL), (2, 256)]),
+    *(
+        ({"model": "PairRE", "score": score, "scoring": "chunked", "rank": 40, "batch_size": 40, "precision": half},
+         1000, [(40, ALL), (5, 512)])
+        for score in ("l1", "l2")
+        for half in ("fp16", "bf16")
+    ),
     ({"model": "PairRE", "scoring": "materialized", "rank": 40, "batch_size": 100}, 1000,
      [(100, ALL), (25, ALL), (3, ALL)]),
 ]  # fmt: skip

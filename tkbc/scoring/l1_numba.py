@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import numba
@@ -27,6 +27,8 @@ from tkbc.scoring.softmax_torch import TorchSoftmax
 # Reordering sums and contracting multiply-adds is safe here; assuming that no NaN occurs is not, since a diverged run
 # must show its NaN.
 _FASTMATH = {"reassoc", "contract", "nsz"}
+SCORES_A_THREAD = 2**18
+"""Scores whose softmax takes a fraction of a millisecond: fewer stay with the thread that has them."""
 _SIGN_BIT = np.int32(-(2**31))
 
 
@@ -182,7 +184,7 @@ class NumbaL1(L1OnCpu):
     def __init__(self, threads: int) -> None:
         super().__init__(threads)
         # Kernels release the GIL; plain threads avoid numba's threading layers and their start-up and fork rules.
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="l1") if threads > 1 else None
+        self._pool = ThreadPoolExecutor(threads - 1, thread_name_prefix="l1") if threads > 1 else None
 
     def _forward(self, query: tuple[Tensor, ...], entities: Tensor, out: Tensor, packed: Tensor) -> None:
         a_, w_, e_, out_, packed_ = (t.detach().numpy() for t in (*query, entities, out, packed))
@@ -227,7 +229,7 @@ class NumbaL1(L1OnCpu):
             return TorchSoftmax().softmax_(scores)
         log_sum_exp = super().softmax_(scores)
         scores_, log_sum_exp_ = scores.numpy(), log_sum_exp.numpy()
-        self._run(lambda _, start, stop: softmax_rows(scores_, log_sum_exp_, start, stop), len(scores))
+        self._rows(lambda _, start, stop: softmax_rows(scores_, log_sum_exp_, start, stop), scores)
         return log_sum_exp
 
     def log_sum_exp_(self, scores: Tensor) -> Tensor:
@@ -236,7 +238,7 @@ class NumbaL1(L1OnCpu):
             return scores.logsumexp(1)
         log_sum_exp = super().log_sum_exp_(scores)
         scores_, log_sum_exp_ = scores.numpy(), log_sum_exp.numpy()
-        self._run(lambda _, start, stop: log_sum_exp_rows(scores_, log_sum_exp_, start, stop), len(scores))
+        self._rows(lambda _, start, stop: log_sum_exp_rows(scores_, log_sum_exp_, start, stop), scores)
         return log_sum_exp
 
     def exp_(self, scores: Tensor, shift: Tensor) -> None:
@@ -245,18 +247,27 @@ class NumbaL1(L1OnCpu):
             TorchSoftmax().exp_(scores, shift)
             return
         scores_, shift_ = scores.numpy(), shift.numpy()
-        self._run(lambda _, start, stop: exp_rows(scores_, shift_, start, stop), len(scores))
+        self._rows(lambda _, start, stop: exp_rows(scores_, shift_, start, stop), scores)
 
-    def _run(self, work: Callable[[int, int, int], None], n_items: int, parts: int | None = None) -> None:
-        """Call ``work(part, start, stop)`` for spans of ``n_items``, one a thread."""
-        parts = min(self.threads, n_items) if parts is None else parts
+    def _rows(self, work: Callable[[int, int, int], None], scores: Tensor) -> None:
+        """Call ``work`` for spans of the rows of scores; few scores are not worth waking another thread for."""
+        parts = min(self.threads, len(scores), max(1, scores.numel() // SCORES_A_THREAD))
+        self._run(work, len(scores), parts)
+
+    def _run(self, work: Callable[[int, int, int], None], n_items: int, parts: int) -> None:
+        """Call ``work(part, start, stop)`` for spans of ``n_items``, one a thread, the first in the thread that calls.
+
+        Beside other work a thread that sleeps may wait milliseconds for a core; the one that calls has one.
+        """
         span = -(-n_items // parts)
-        bounds = [(part, part * span, min(n_items, (part + 1) * span)) for part in range(parts)]
-        if self._pool is None or parts == 1:
-            for bound in bounds:
-                work(*bound)
-        else:
-            list(self._pool.map(lambda bound: work(*bound), bounds))
+        first, *others = [(part, part * span, min(n_items, (part + 1) * span)) for part in range(parts)]
+        waiting = [self._pool.submit(work, *bounds) for bounds in others] if self._pool is not None else []
+        try:
+            work(*first)
+        finally:
+            wait(waiting)
+        for done in waiting:
+            done.result()
 
     def compile(self) -> None:
         """Compile all kernels (a few seconds the first time on a machine; kept in numba's cache on disk)."""

@@ -8,9 +8,10 @@ import pytest
 
 from memplan.device.rates import StepRates, cpu_rates
 from memplan.search.cost import evaluation_seconds, seconds_per_epoch
-from memplan.search.work import SIZES, TILE, ranking_work, step_work
+from memplan.search.work import SCORES_A_THREAD, SIZES, TILE, ranking_work, step_work
 from memplan.workload import SCORINGS, TRAITS, Shape, Workload, build_workload
 from tkbc.scoring.l1_cpu import TILE as TILE_OF_THE_KERNEL
+from tkbc.scoring.l1_numba import SCORES_A_THREAD as SCORES_A_THREAD_OF_THE_KERNEL
 
 SHAPE = Shape(n_entities=1000, n_relations=2, n_timestamps=7, n_facts=100)
 
@@ -53,7 +54,7 @@ def test_threads_share_the_candidates(threads: int, span: int) -> None:
 
 
 def test_the_tile_is_the_kernel_s() -> None:
-    assert TILE == TILE_OF_THE_KERNEL
+    assert (TILE, SCORES_A_THREAD) == (TILE_OF_THE_KERNEL, SCORES_A_THREAD_OF_THE_KERNEL)
 
 
 @pytest.mark.parametrize(("score", "forward", "backward"), [("dot", 1, 2), ("l2", 2, 4)])
