@@ -118,7 +118,7 @@ def main() -> None:
             kept[name] = [rows[c.label] for c in EXPERIMENTS[name] if c.label in rows]
             KEPT.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
     for page in PAGES:
-        page.write_text(with_tables(page.read_text(encoding="utf-8"), kept), encoding="utf-8")
+        page.write_text(with_tables(page.read_text(encoding="utf-8"), kept, language_of(page)), encoding="utf-8")
 
 
 def _run(cell: Cell, runs: Path, data_dir: Path | None) -> Path:
@@ -199,43 +199,47 @@ def _figures(folder: Path, cell: Cell) -> dict[str, Any]:
     }
 
 
-def with_tables(page: str, kept: dict[str, Any]) -> str:
+def language_of(page: Path) -> str:
+    """Return "vi" of page.vi.md, "en" of page.md."""
+    return page.suffixes[0][1:] if len(page.suffixes) > 1 else "en"
+
+
+def with_tables(page: str, kept: dict[str, Any], language: str = "en") -> str:
     """Return the page with each ``<!-- table NAME ... -->`` followed by the table of these experiments, as kept."""
 
     def filled(found: re.Match[str]) -> str:
         rows = [row for name in found[2].split() for row in kept.get(name, [])]
-        return f"{found[1]}\n{_table(rows)}" if rows else found[0]
+        return f"{found[1]}\n{_table(rows, language)}" if rows else found[0]
 
     return re.sub(r"(<!-- table ([a-z ]+) -->\n)(?:\n?\|.*\n)*", filled, page)
 
 
-def _table(rows: list[dict[str, Any]]) -> str:
-    columns: tuple[str, ...] = (
-        "",
-        "predicted B",
-        "measured B",
-        "s/epoch",
-        "epochs",
-        "test MRR",
-        "Hits@1",
-        "Hits@3",
-        "Hits@10",
-        "MRR again",
-    )
+COLUMNS = {
+    "en": ("predicted B", "measured B", "s/epoch", "epochs", "test MRR", "Hits@1", "Hits@3", "Hits@10", "MRR again"),
+    "vi": ("dự đoán, B", "đo được, B", "giây/epoch", "epoch", "test MRR", "Hits@1", "Hits@3", "Hits@10", "MRR lần hai"),
+}
+VIETNAMESE = str.maketrans({",": ".", ".": ","})
+"""1,234.5 as it is written in Vietnamese: 1.234,5."""
+
+
+def _table(rows: list[dict[str, Any]], language: str) -> str:
+    columns = ("", *COLUMNS[language])
     lines = [columns, ("---", *("---:" for _ in columns[1:]))]
     for row in rows:
         test, again = row["test"], row.get("again")
-        lines.append(
-            (
-                row["label"],
-                f"{row['predicted_bytes']:,}",
-                f"{row['measured_bytes']:,}",
-                f"{row.get('epoch_seconds', row['seconds_per_epoch']):.1f}",
-                f"{row['best_epoch']} of {row['epochs']}",
-                *(f"{test[key]:.4f}" for key in ("mrr", "hits_at_1", "hits_at_3", "hits_at_10")),
-                "" if again is None else f"{again['mrr']:.4f}",
-            )
+        cells = (
+            f"{row['predicted_bytes']:,}",
+            f"{row['measured_bytes']:,}",
+            f"{row.get('epoch_seconds', row['seconds_per_epoch']):.1f}",
+            f"{row['best_epoch']}{'/' if language == 'vi' else ' of '}{row['epochs']}",
+            *(f"{test[key]:.4f}" for key in ("mrr", "hits_at_1", "hits_at_3", "hits_at_10")),
+            "" if again is None else f"{again['mrr']:.4f}",
         )
+        label = row["label"]
+        if language == "vi":
+            label = label.replace("the guide's settings", "thiết lập của bản cũ")
+            cells = tuple(cell.translate(VIETNAMESE) for cell in cells)
+        lines.append((label, *cells))
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 

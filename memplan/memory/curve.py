@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from difflib import SequenceMatcher
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -31,12 +32,12 @@ class Point(NamedTuple):
 
 
 def curve(ledger: Ledger) -> list[Point]:
-    """Return a point for each birth or death in the ledger, in order."""
+    """Return a point for each birth or death in the ledger, in order; tensors without a byte are left out."""
     alive: dict[Kind, int] = dict.fromkeys(KINDS, 0)
     points = []
     phase = ""
     for allocation, is_birth in ledger.events:
-        if allocation is None:
+        if allocation is None or not allocation.n_bytes:
             continue
         if is_birth:
             phase = allocation.phase
@@ -67,10 +68,10 @@ def segments(phases: Sequence[str]) -> list[tuple[str, int, int]]:
 
 
 def aligned(points: Sequence[Point], measured: Sequence[tuple[str, int]]) -> tuple[list[float], list[int]]:
-    """Return where each measured point belongs on the predicted axis: phase by phase, evenly inside each.
+    """Return where each measured point belongs on the predicted axis: phase by phase, at the event of the same bytes.
 
-    The prediction holds the first micro-batch and the last, ragged one; a phase's n-th stretch is set over the measured
-    n-th, its last over the measured last.
+    What has no such event lies evenly between those around it. The prediction holds the first micro-batch and the last,
+    ragged one; a phase's n-th stretch is set over the measured n-th, its last over the measured last.
     """
     predicted = segments([point.phase for point in points])
     found = segments([phase for phase, _ in measured])
@@ -90,10 +91,23 @@ def aligned(points: Sequence[Point], measured: Sequence[tuple[str, int]]) -> tup
         of_phase = stretches[phase]
         is_last = times[phase] > 1 and seen[phase] == times[phase]
         first, after = of_phase[-1] if is_last else of_phase[min(seen[phase], len(of_phase)) - 1]
-        for i in range(first, after):
-            xs.append(start + (stop - start) * (i - first) / (after - first))
-            ys.append(measured[i][1])
+        values = [n_bytes for _, n_bytes in measured[first:after]]
+        xs += [start + x for x in _places([point.total for point in points[start:stop]], values)]
+        ys += values
     return xs, ys
+
+
+def _places(predicted: Sequence[int], measured: Sequence[int]) -> list[float]:
+    """Return where each measured value lies among the predicted ones: at its equal, or between its neighbours."""
+    places: list[float] = []
+    for block in SequenceMatcher(None, predicted, measured, autojunk=False).get_matching_blocks():
+        at = len(places)
+        before = places[-1] + 1 if places else 0.0
+        # From the place after the last match to that of the next: the first of them where the last one ended.
+        step = (block.a - before) / max(block.b - at, 1)
+        places += [before + step * i for i in range(block.b - at)]
+        places += [float(block.a + i) for i in range(block.size)]
+    return places
 
 
 class MeasuredCurve(BaseModel):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from memplan.memory.cuda import OutOfDeviceMemory, replay
+from memplan.memory.cuda import OutOfDeviceMemory, replay, reserved_over
 from memplan.memory.ledger import Ledger
 from memplan.plan import Estimate, Peak, PhasePeak, Plan, TensorAtPeak
 from memplan.prediction.rehearsal import run
@@ -58,6 +58,15 @@ def peak_of(ledger: Ledger, workload: Workload, outside_bytes: int) -> Peak:
         )
     settings = AllocatorSettings.parse(workload.alloc_conf)
     return replayed_peak(ledger, settings, workload.device_total_bytes, outside_bytes)
+
+
+def device_curve(ledger: Ledger, settings: AllocatorSettings, total_bytes: int | None, outside_bytes: int) -> list[int]:
+    """Return the bytes of a CUDA device that are taken after each birth or death: reserved, and those outside."""
+    try:
+        reserved = reserved_over(ledger.events, settings, total_bytes)
+    except OutOfDeviceMemory:  # beyond the share of the device that the process may take: what it would need
+        reserved = reserved_over(ledger.events, settings._replace(memory_fraction=1.0), total_bytes)
+    return [n_bytes + outside_bytes for n_bytes in reserved]
 
 
 def replayed_peak(ledger: Ledger, settings: AllocatorSettings, total_bytes: int | None, outside_bytes: int) -> Peak:

@@ -17,7 +17,7 @@ from memplan.errors import UsageError
 from memplan.memory.cuda.environment import from_environment
 from memplan.memory.ledger import Ledger
 from memplan.plan import Peak, PhasePeak
-from memplan.prediction.estimate import replayed_peak
+from memplan.prediction.estimate import device_curve, replayed_peak
 from memplan.trace.as_cuda import cuda_ways
 from memplan.trace.known import Known
 from memplan.trace.loading import FUNCTION, MakeStep, errors_told
@@ -193,12 +193,23 @@ def peak_of(ledger: Ledger, target: Target, alloc_conf: str | None = None) -> Pe
         return Peak(
             requested_bytes=requested, allocated_bytes=requested, reserved_bytes=requested, device_bytes=requested
         )
+    return replayed_peak(ledger, *_allocator(target, alloc_conf), target.outside_bytes)
+
+
+def taken_of_device(ledger: Ledger, target: Target, alloc_conf: str | None = None) -> list[int]:
+    """Return the device's bytes that are taken after each birth or death of a ledger; none on the CPU."""
+    if target.device == "cpu":
+        return []
+    return device_curve(ledger, *_allocator(target, alloc_conf), target.outside_bytes)
+
+
+def _allocator(target: Target, alloc_conf: str | None) -> tuple[AllocatorSettings, int | None]:
+    """Return the allocator's settings, and the device's memory where they go by it."""
     try:
         settings = AllocatorSettings.parse(from_environment() if alloc_conf is None else alloc_conf)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    total_bytes = target.total_bytes if settings.go_by_total else None
-    return replayed_peak(ledger, settings, total_bytes, target.outside_bytes)
+    return settings, target.total_bytes if settings.go_by_total else None
 
 
 def _notes(way: Way, known: Known, surface: Surface) -> list[str]:

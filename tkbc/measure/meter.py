@@ -77,6 +77,7 @@ class CpuMeter(Meter):
                 timeline.append((event.start_ns() + event.duration_ns(), 2, name, 0))
         live = base_bytes
         open_phases: list[str] = []
+        phase_of_birth = ""
         peaks: dict[str, int] = {}
         for _, kind, name, n_bytes in sorted(timeline, key=lambda item: item[:2]):
             if kind == 0:
@@ -84,8 +85,10 @@ class CpuMeter(Meter):
             live += n_bytes
             for phase in open_phases:
                 peaks[phase] = max(peaks.get(phase, 0), live)
-            if kind == 1 and open_phases:
-                self.curve.append((open_phases[-1], live))
+            if n_bytes > 0 and open_phases:
+                phase_of_birth = open_phases[-1]
+            if kind == 1 and phase_of_birth:  # as the ledger has it: a free belongs to the phase of the last birth
+                self.curve.append((phase_of_birth, live))
             if kind == 2:
                 open_phases.remove(name)
         for phase, peak in peaks.items():

@@ -59,7 +59,7 @@ def estimate(
         from memplan.memory.curve import read_measured
 
         measured = None if run is None else read_measured(run)
-        plot_step(result.workload, plot, budget_bytes=result.budget_bytes, measured=measured)
+        plot_step(result, plot, measured=measured)
     if as_json:
         print_json(result)
     else:

@@ -63,10 +63,13 @@ def trace(
         answer = None
     first_step = recorded.first_step()
     if plot is not None:
-        from memplan.app.views.plot import plot_ledger
+        from memplan.app.views.plot import Taken, plot_ledger
         from memplan.app.views.trace import title_of
+        from memplan.trace.tracing import taken_of_device
 
-        plot_ledger(first_step, title_of(found), plot, budget_bytes=found.budget_bytes)
+        after = taken_of_device(first_step, target, alloc_conf)
+        taken = Taken(after, found.peak.device_bytes) if after else None
+        plot_ledger(first_step, title_of(found), plot, budget_bytes=found.budget_bytes, taken=taken)
     if as_json:
         print_json(found if answer is None else answer)
     else:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from memplan.app.views.plot import COLOURS
+from memplan.app.views.plot import AT_MOST, COLOURS, TAKEN, Taken, unit_of
 from memplan.memory.curve import Point, aligned, segments
 from memplan.memory.ledger import KINDS
 from memplan.units import format_bytes
@@ -15,7 +15,6 @@ FONT = 13
 LEFT, BOTTOM = 62, 44
 N_TICKS = 5
 MOST_DOTS = 60
-UNITS = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("B", 1))
 BUDGET_COLOUR = "#c4588f"
 
 
@@ -78,19 +77,23 @@ def line_chart(
 
 
 def memory_chart(
-    points: Sequence[Point], *, alt: str, budget_bytes: int, measured: Sequence[tuple[str, int]] | None
+    points: Sequence[Point],
+    *,
+    alt: str,
+    budget_bytes: int,
+    measured: Sequence[tuple[str, int]] | None,
+    taken: Taken | None,
 ) -> tuple[str, list[tuple[str, str]]]:
     """Return memory over set-up and one step as SVG, predicted, measured and budget, with colours and meanings.
 
     The budget is drawn where it is less than three times the highest: a line far above would flatten all the rest.
     """
-    highest = max(point.total for point in points)
     xs, ys = aligned(points, measured) if measured else ([], [])
-    highest = max([highest, *ys])
+    highest = max([*(point.total for point in points), *ys, *([] if taken is None else [taken.at_most_bytes])])
     with_budget = budget_bytes < 3 * highest
     if with_budget:
         highest = max(highest, budget_bytes)
-    unit, factor = next((name, size) for name, size in UNITS if highest >= size or size == 1)
+    unit, factor = unit_of(highest)
     axes = Axes(760, 380, (0, len(points)), (0, 1.04 * highest / factor), top=78, right=40)
     ticks = _ticks(0, 1.04 * highest / factor)
     parts = [
@@ -116,6 +119,12 @@ def memory_chart(
         level = axes.y(budget_bytes / factor)
         parts.append(_line(LEFT, axes.width - axes.right, level, level, f'stroke="{BUDGET_COLOUR}" stroke-width="2"'))
         legend.append((BUDGET_COLOUR, f"budget, {format_bytes(budget_bytes)}"))
+    if taken is not None:
+        line = _joined(_steps(axes, range(len(points) + 1), [y / factor for y in taken.after]))
+        parts.append(f'<polyline class="taken" points="{line}"/>')
+        level = axes.y(taken.at_most_bytes / factor)
+        parts.append(_line(LEFT, axes.width - axes.right, level, level, 'class="taken" stroke-dasharray="2 4"'))
+        legend.append(("var(--accent)", f"{TAKEN}; dotted: {AT_MOST} {format_bytes(taken.at_most_bytes)}"))
     if ys:
         line = _joined(_steps(axes, [*xs, len(points)], [y / factor for y in ys]))
         parts.append(f'<polyline class="measured" points="{line}"/>')

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from pydantic import ValidationError
 
 from memplan.app.views.charts import line_chart, memory_chart
+from memplan.app.views.plot import taken_of_device
 from memplan.app.views.repeat import how_to_repeat
 from memplan.errors import MemplanError
 from memplan.files import read_object, write_text
@@ -68,9 +69,12 @@ def render(run: Path) -> str:
     workload = plan.workload
     dataset = Path(info.dataset or config.get("dataset") or "a graph").name
     counts = {"entities": workload.n_entities, "relations": workload.n_relations, "timestamps": workload.n_timestamps}
-    points = curve(one_step(workload))
+    step = one_step(workload)
+    points, taken = curve(step), taken_of_device(step, workload, plan.peak)
     alt = f"Memory over set-up and one step by kind, at most {format_bytes(max(point.total for point in points))}."
-    memory, legend = memory_chart(points, alt=alt, budget_bytes=plan.budget_bytes, measured=read_measured(run))
+    memory, legend = memory_chart(
+        points, alt=alt, budget_bytes=plan.budget_bytes, measured=read_measured(run), taken=taken
+    )
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files("memplan.app.views").joinpath("page.html").read_text(encoding="utf-8"))
     lowered = "" if plan.rank_lowered_from is None else f"The rank was lowered from {plan.rank_lowered_from} to fit."

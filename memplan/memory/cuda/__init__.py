@@ -40,7 +40,7 @@ given, caching.py the order in which these are asked.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from memplan.memory.cuda.blocks import Block
 from memplan.memory.cuda.caching import CachingAllocator
@@ -49,7 +49,7 @@ from memplan.memory.cuda.expandable import Addresses
 from memplan.memory.ledger import Allocation, Event
 from memplan.workload.alloc_conf import DEFAULT, AllocatorSettings
 
-__all__ = ["Addresses", "Block", "CachingAllocator", "OutOfDeviceMemory", "replay"]
+__all__ = ["Addresses", "Block", "CachingAllocator", "OutOfDeviceMemory", "replay", "reserved_over"]
 
 
 def replay(
@@ -65,12 +65,33 @@ def replay(
         OutOfDeviceMemory: they do not fit ``capacity_bytes``, or the share of ``total_bytes`` that the process gets.
     """
     allocator = CachingAllocator(settings, capacity_bytes, total_bytes, addresses)
+    for _ in _served(events, allocator):
+        pass
+    return allocator
+
+
+def reserved_over(
+    events: Iterable[Event], settings: AllocatorSettings = DEFAULT, total_bytes: int | None = None
+) -> list[int]:
+    """Return the reserved bytes after each birth or death of a ledger, as ``curve`` has its points.
+
+    Raises:
+        OutOfDeviceMemory: as ``replay``.
+    """
+    allocator = CachingAllocator(settings, None, total_bytes)
+    served = _served(events, allocator)
+    return [allocator.reserved_bytes for allocation, _ in served if allocation is not None and allocation.n_bytes]
+
+
+def _served(events: Iterable[Event], allocator: CachingAllocator) -> Iterator[Event]:
+    """Yield each event of a ledger once the allocator has served it."""
     blocks: dict[Allocation, Block | None] = {}
-    for allocation, is_birth in events:
+    for event in events:
+        allocation, is_birth = event
         if allocation is None:
             allocator.empty_cache()
         elif is_birth:
             blocks[allocation] = allocator.allocate(allocation.n_bytes)
         else:
             allocator.free(blocks.pop(allocation))
-    return allocator
+        yield event
