@@ -1,8 +1,8 @@
 """A checkpoint's tensors, as safetensors, and its state, as JSON: written from a trainer and copied back into one.
 
 PyTorch's own format for tensors of several processes (torch.distributed.checkpoint) keeps an index that, when it is
-read, runs what is written in it. A safetensors file gives out any range of rows without reading the rest, which is all that
-another number of processes needs.
+read, runs what is written in it. A safetensors file gives out any range of rows without reading the rest, which is all
+that another number of processes needs.
 """
 
 from __future__ import annotations
