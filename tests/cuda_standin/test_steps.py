@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -28,6 +30,26 @@ def _numbers_answered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("workload", list(step_workloads(COUNT, SEED)) if HAS_CUDA else [], ids=described)
 def test_a_random_step_is_exact(workload: Workload) -> None:
+    assert_exact(workload)
+
+
+def divided() -> Iterator[Workload]:
+    """Random steps of the first and the last process of a mesh: they send nothing here, and take what they would."""
+    for one in step_workloads(8, 14):
+        mesh = {"shards": 3, "replicas": 2 if one.batch_size > 1 else 1, "negatives": None}
+        micro_batch = min(one.micro_batch_size, -(-one.batch_size // mesh["replicas"]))
+        chunk = one.n_entities if one.negatives is not None else one.chunk_size
+        sizes = {**mesh, "micro_batch_size": micro_batch, "chunk_size": chunk}
+        for process in (0, 3 * mesh["replicas"] - 1):
+            yield Workload(**{**one.model_dump(), **sizes, "process": process})
+
+
+@pytest.mark.parametrize("workload", list(divided()) if HAS_CUDA else [], ids=described)
+def test_a_step_of_one_of_several_processes_is_exact(workload: Workload) -> None:
+    assert_exact(workload)
+
+
+def assert_exact(workload: Workload) -> None:
     found = measured(workload)
     assert not found.differences, found.causes
     assert found.off("requested_bytes") == found.off("allocated_bytes") == 0, found.causes
