@@ -63,7 +63,8 @@ def measure(workload: Workload, processes: Processes | None = None) -> dict[str,
         del batch
     del order
     index = index_of(facts, workload.n_relations)
-    queried = np.resize(at_one_time(facts), (workload.eval_batch_size // 2 + 1, 4))
+    queries = workload.eval_batch_size * workload.replicas  # a whole batch for each replica
+    queried = np.resize(at_one_time(facts), (queries // 2 + 1, 4))
     with meter.recording(trainer.persistent_tensors()):
         around = meter.phase("evaluation")
         evaluate(trainer.model, trainer.score, queried, index, workload, around_first_batch=around)
