@@ -95,6 +95,8 @@ class DeviceCount(BaseModel):
     replicas: int
     device_bytes: ByteCount
     """On each, in the fastest plan that fits, or the smallest where none does."""
+    budget_bytes: ByteCount
+    """Of each."""
     fits: bool
     seconds_per_epoch: float | None
     """None where nothing fits."""

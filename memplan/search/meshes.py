@@ -105,6 +105,7 @@ def count_of(search: Search | Meshes) -> DeviceCount:
         shards=best.base.shards,
         replicas=best.base.replicas,
         device_bytes=best.chosen_bytes() if fits else best.smallest_bytes(),
+        budget_bytes=best.target.budget_bytes,
         fits=fits,
         seconds_per_epoch=best.seconds(best.chosen()) if fits else None,
     )

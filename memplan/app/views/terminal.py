@@ -81,15 +81,8 @@ def estimate_report(estimate: Estimate, target: Target, *, explain: bool) -> Ren
 def plan_report(plan: Plan, target: Target) -> RenderableType:
     """Return the chosen plan, why it was chosen, and what was looked at besides."""
     several = plan.workload.n_processes > 1
-    columns = [
-        ("micro-batch", ">"),
-        ("steps", ">"),
-        ("chunk", ">"),
-        ("scoring", "<"),
-        ("memory", ">"),
-        ("s/epoch", ">"),
-    ]
-    chosen = new_table("mesh" if several else "", *columns, ("verdict", "<"))
+    sizes = [("micro-batch", ">"), ("steps", ">"), ("chunk", ">"), ("scoring", "<")]
+    chosen = new_table("mesh" if several else "", *sizes, ("memory", ">"), ("s/epoch", ">"), ("verdict", "<"))
     chosen.add_row(
         Text(f"{plan.workload.shards} × {plan.workload.replicas}" if several else "chosen", style="bold"),
         str(plan.micro_batch_size),
@@ -162,7 +155,7 @@ def counted(plan: Plan) -> list[RenderableType]:
     table = new_table("devices", ("shards", ">"), ("replicas", ">"), ("memory", ">"), ("s/epoch", ">"), ("", "<"))
     for row in plan.mesh.counts:
         seconds = row.seconds_per_epoch
-        over = f"does not fit: {format_bytes(row.device_bytes - plan.budget_bytes)} over"
+        over = f"does not fit: {format_bytes(row.device_bytes - row.budget_bytes)} over"
         table.add_row(
             Text(str(row.devices), style="bold" if row.devices == plan.mesh.devices else ""),
             str(row.shards),
