@@ -177,6 +177,13 @@ def test_every_script_that_is_named_is_there() -> None:
         assert (ROOT / name).is_file(), name
 
 
+def test_the_readme_is_short_and_the_site_has_every_page() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) < 150
+    site = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    for page in (ROOT / "docs").glob("*.md"):
+        assert f": {page.name}\n" in site, page.name
+
+
 def test_every_page_that_is_linked_is_there() -> None:
     for page in PAGES:
         for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):

@@ -74,7 +74,8 @@ def softmax_cross_entropy(
     time; backward computes them again.
 
     Args:
-        a, w: (b, d).
+        a: (b, d).
+        w: (b, d).
         entities: (N, d), of the same type.
         labels: (b,) int64, a row of the entities each. One out of range is an error on the CPU; on CUDA, where a look
             at the values would wait for the device, its loss is NaN.
