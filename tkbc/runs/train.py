@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +28,7 @@ def train(
     should_stop: Callable[[], bool] = lambda: False,
     *,
     data_dir: Path | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Result:
     """Train as planned, check the plan against what is really allocated, evaluate, and leave a run folder.
 
@@ -34,8 +36,9 @@ def train(
     runs every ``valid_freq`` epochs and after the last, each followed by a checkpoint; the test split is ranked once,
     at the end, with the tables of the best validation. ``should_stop`` is asked after every micro-batch and every batch
     of queries; a run that stops early keeps a checkpoint of every finished step and skips the rest. A run that is out
-    of memory goes on with a smaller plan from the step that failed. ``data_dir``: where the data were looked for, kept
-    for those who go on with the run.
+    of memory goes on with a smaller plan from the step that failed; one whose ``minutes`` are spent ends as
+    others do, after a validation. ``data_dir``: where the data were looked for, kept for those who go on with the run.
+    ``clock``: the seconds by which minutes are counted.
 
     Raises:
         DoesNotFitError: memory ran out and no smaller plan fits; a checkpoint holds every finished step.
@@ -55,7 +58,7 @@ def train(
     )
     folder = RunFolder.create(run_folder, state)
     try:
-        return Run(folder, dataset, state, None, reporter or Reporter(), should_stop).run()
+        return Run(folder, dataset, state, None, reporter or Reporter(), should_stop, clock).run()
     finally:
         folder.close()
 
@@ -67,6 +70,8 @@ def resume(
     dataset: Dataset,
     reporter: Reporter | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    *,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Result:
     """Go on with the run in ``run_folder`` from ``checkpoint``, or from its beginning where that is None.
 
@@ -81,7 +86,7 @@ def resume(
         raise MemplanError(f"{dataset.dataset}: not the data that {run_folder} was trained on; it has changed since")
     folder = RunFolder(run_folder)
     try:
-        run = Run(folder, dataset, state, checkpoint, reporter or Reporter(), should_stop)
+        run = Run(folder, dataset, state, checkpoint, reporter or Reporter(), should_stop, clock)
         folder.rewind(state)  # only now: a checkpoint that cannot be used has changed nothing
         return run.run()
     finally:
