@@ -23,7 +23,7 @@ def sweep(
         list[str] | None,
         typer.Option(
             help="What to search, once for each setting: emb_reg=1e-3..1e-1, rank=100..300, unit_norm=true,false, "
-            "model=TNTPairRE,TNTComplEx (each with its own recipe and as many parameters as the first; with --rank auto "
+            "model=TNTPairRE,TNTComplEx (each with its recipe and as many parameters as the first; with --rank auto "
             "its recipe's rank, with --rank 100 that one). If left out: rate, regularizers, unit norm."
         ),
     ] = None,
