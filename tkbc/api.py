@@ -30,6 +30,8 @@ class TrainOptions(Settings, total=False):
     epoch_seconds: float | None
     learning_rate: float | None
     max_epochs: int | None
+    minutes: float | None
+    """End in good order when this much time is spent, all sittings together."""
     cooldown: float | None
     """Share of the epochs, the last ones, in which the learning rate falls linearly to 0."""
     init_scale: float | None

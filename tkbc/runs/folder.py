@@ -119,10 +119,11 @@ class RunFolder:
     def write_progress(self, state: RunState, memory: dict[str, Any]) -> None:
         """Write progress.json for ``memplan monitor``; where that fails a run has better things to complain of."""
         n_examples = state.plan.workload.n_examples
+        is_whole = state.is_over and state.examples_done == 0
         progress = {
-            "epoch": state.epoch - 1 if state.is_over else state.epoch,
+            "epoch": state.epoch - 1 if is_whole else state.epoch,
             "max_epochs": state.settings.max_epochs,
-            "examples_done": n_examples if state.is_over else state.examples_done,
+            "examples_done": n_examples if is_whole else state.examples_done,
             "n_examples": n_examples,
             "memory": memory,
             "written": time.time(),

@@ -19,6 +19,7 @@ from tkbc.data.dataset import Dataset
 from tkbc.measure.meter import start_clean
 from tkbc.ranking.evaluation import Evaluation, Ranks, as_dict, count_rivals
 from tkbc.ranking.groups import by_group
+from tkbc.runs.bound import time_is_spent
 from tkbc.runs.checkpoint import load_checkpoint, load_model, save_checkpoint
 from tkbc.runs.folder import RunFolder
 from tkbc.runs.listing import how_to_resume
@@ -56,6 +57,7 @@ class Run:
         reporter: Reporter,
         should_stop: Callable[[], bool],
         processes: Processes,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         state.plan = plan_of_process(state.plan, processes.index)
         self.folder, self.dataset, self.state, self.processes = folder, dataset, state, processes
@@ -89,6 +91,7 @@ class Run:
             processes.together(lambda: load_checkpoint(folder.checkpoints.folder / checkpoint, self.trainer, state))
         has_board = self.settings.tensorboard and processes.leads
         self.board = Board(folder.path / "tensorboard", state.epoch) if has_board else None
+        self._clock, self._counted = clock, clock()
 
     def run(self) -> Result:
         """Train, validate and test; stop early where asked.
@@ -100,6 +103,7 @@ class Run:
         try:
             while not self.state.is_over:
                 self._run_epoch()
+            self._say_if_out_of_time()
             best = self.state.best
             if not self.settings.rank_test:
                 return self._end(interrupted=False, test=None)
@@ -139,6 +143,7 @@ class Run:
 
     def _run_epoch(self) -> None:
         state, trainer = self.state, self.trainer
+        state.has_timed_out = False
         with self.watch.meter.recording(trainer.persistent_tensors()) if state.steps == 0 else nullcontext():
             order = self._attempt("training", lambda: trainer.shuffled(state.epoch))
         self.reporter.epoch_begins(state.epoch, self.settings.max_epochs, len(order))
@@ -148,6 +153,9 @@ class Run:
             self._stop_if_asked()
             with self._training():
                 self._step(order, start)
+            self._count_time()
+            if state.is_out_of_time:
+                break
             (to_save,) = self.processes.agree(time.monotonic() - self._saved >= 60 * self.settings.checkpoint_minutes)
             if to_save:
                 self._save(f"epoch {state.epoch}, step {state.steps}")
@@ -162,6 +170,24 @@ class Run:
         begin = time.perf_counter()
         yield
         self.state.seconds += time.perf_counter() - begin
+
+    def _count_time(self) -> None:
+        """Add what has passed since the last count to the time that the run has taken."""
+        now = self._clock()
+        self.state.spent_seconds += now - self._counted
+        self._counted = now
+        if self.settings.minutes is not None:  # spent for one process is spent for all
+            (is_spent,) = self.processes.agree(self.state.is_out_of_time)
+            if is_spent:
+                self.state.spent_seconds = max(self.state.spent_seconds, 60 * self.settings.minutes)
+
+    def _say_if_out_of_time(self) -> None:
+        state = self.state
+        if state.has_timed_out and state.epoch <= self.settings.max_epochs:
+            text = time_is_spent(state, self._resume)
+            event = Event(event="time is spent", epoch=state.epoch, examples_done=state.examples_done, what=text)
+            self.folder.append(event)
+            self.reporter.notice(text)
 
     def _finish_steps(self) -> None:
         """Wait for the device: a step only starts work on it, and the epoch's seconds are those of the work."""
@@ -208,13 +234,17 @@ class Run:
             self._write_progress()
 
     def _end_epoch(self, n_examples: int) -> None:
-        """Validate where it is time, report, and begin the next epoch with a checkpoint where it is time for one."""
+        """Validate where it is time, report, and begin the next epoch with a checkpoint where it is time for one.
+
+        An epoch that the run's minutes ended is reported as far as it came, and left as it is for who goes on with it.
+        """
         state, settings = self.state, self.settings
+        done, is_whole = state.examples_done, state.examples_done == n_examples
         sums = check_tables(self.trainer, f"epoch {state.epoch}", self._way_out())
-        loss, penalty = (total / n_examples for total in sums)
-        validate = state.epoch == settings.max_epochs or state.epoch % settings.valid_freq == 0
+        loss, penalty = (total / done for total in sums)
+        validate = state.epoch == settings.max_epochs or state.epoch % settings.valid_freq == 0 or state.is_out_of_time
         valid = self._rank("valid").evaluation() if validate else None
-        report = EpochReport(state.epoch, loss, penalty, state.seconds, n_examples / state.seconds, valid)
+        report = EpochReport(state.epoch, loss, penalty, state.seconds, done / state.seconds, valid)
         memory = self.watch.now(self.trainer)._asdict()
         ranking = None if valid is None else as_dict(valid)
         self.folder.append(Epoch.model_validate({**report._asdict(), "valid": ranking, "memory": memory}))
@@ -227,9 +257,12 @@ class Run:
                 state.best = Best(epoch=state.epoch, mrr=valid.both.mrr, checkpoint=name)
                 state.validations_since_best = 0
             else:
-                state.validations_since_best += 1
-        state.epoch, state.examples_done, state.seconds = state.epoch + 1, 0, 0.0
-        self.trainer.totals.zero_()
+                state.validations_since_best += is_whole
+            self._count_time()
+            state.has_timed_out = state.is_out_of_time
+        if is_whole:
+            state.epoch, state.examples_done, state.seconds = state.epoch + 1, 0, 0.0
+            self.trainer.totals.zero_()
         if validate:
             self._save(f"epoch {report.epoch}", name)
 

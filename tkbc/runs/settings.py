@@ -14,6 +14,8 @@ class TrainSettings(BaseModel):
 
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     max_epochs: Annotated[int, Field(ge=1, le=10**9)]
+    minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """End after the step that spends this much time, all sittings together; None: never. Shapes no learning rate."""
     cooldown: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the epochs, the last ones, in which the learning rate falls linearly to 0."""
     init_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None

@@ -53,16 +53,28 @@ class RunState(BaseModel):
     """Sums over the epoch's examples so far: loss and N3 penalty."""
     seconds: float = 0.0
     """Of training in this epoch so far."""
+    spent_seconds: Annotated[float, Field(ge=0)] = 0.0
+    """Of all sittings together, up to the last step or validation."""
+    has_timed_out: bool = False
+    """The minutes were spent and the tables validated as they were then."""
     best: Best | None = None
     validations_since_best: Annotated[int, Field(ge=0)] = 0
 
     @property
     def is_over(self) -> bool:
-        """Whether no epoch is left to train: all are done, or patience has run out."""
+        """Whether no epoch is left to train: all are done, or patience or time has run out."""
         patience = self.settings.patience
-        return self.epoch > self.settings.max_epochs or (
-            patience is not None and self.validations_since_best >= patience
+        return (
+            self.epoch > self.settings.max_epochs
+            or (patience is not None and self.validations_since_best >= patience)
+            or (self.has_timed_out and self.is_out_of_time)
         )
+
+    @property
+    def is_out_of_time(self) -> bool:
+        """Whether the minutes that the run may take are spent."""
+        minutes = self.settings.minutes
+        return minutes is not None and self.spent_seconds >= 60 * minutes
 
 
 def present_versions() -> dict[str, str]:

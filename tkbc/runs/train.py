@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,6 +31,7 @@ def train(
     *,
     data_dir: Path | None = None,
     processes: Processes | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Result:
     """Train as planned, check the plan against what is really allocated, evaluate, and leave a run folder.
 
@@ -37,9 +39,11 @@ def train(
     runs every ``valid_freq`` epochs and after the last, each followed by a checkpoint; the test split is ranked once,
     at the end, with the tables of the best validation. ``should_stop`` is asked after every micro-batch and every batch
     of queries; a run that stops early keeps a checkpoint of every finished step and skips the rest. A run that is out
-    of memory goes on with a smaller plan from the step that failed. ``data_dir``: where the data were looked for, kept
-    for those who go on with the run. ``processes``: this one of those that train together, all of which call this with
-    the same arguments; the first writes the folder, each its own memory check and its rows of a checkpoint.
+    of memory goes on with a smaller plan from the step that failed; one whose ``minutes`` are spent ends as
+    others do, after a validation. ``data_dir``: where the data were looked for, kept for those who go on with the run.
+    ``processes``: this one of those that train together, all of which call this with the same arguments; the first
+    writes the folder, each its own memory check and its rows of a checkpoint. ``clock``: the seconds by which minutes
+    are counted.
 
     Raises:
         DoesNotFitError: memory ran out and no smaller plan fits; a checkpoint holds every finished step.
@@ -63,7 +67,7 @@ def train(
     )
     try:
         with score_threads(plan.workload):
-            return Run(folder, dataset, state, None, reporter or Reporter(), should_stop, processes).run()
+            return Run(folder, dataset, state, None, reporter or Reporter(), should_stop, processes, clock).run()
     finally:
         folder.close()
 
@@ -77,6 +81,7 @@ def resume(
     should_stop: Callable[[], bool] = lambda: False,
     *,
     processes: Processes | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Result:
     """Go on with the run in ``run_folder`` from ``checkpoint``, or from its beginning where that is None.
 
@@ -96,7 +101,7 @@ def resume(
     )
     try:
         with score_threads(state.plan.workload):
-            run = Run(folder, dataset, state, checkpoint, reporter or Reporter(), should_stop, processes)
+            run = Run(folder, dataset, state, checkpoint, reporter or Reporter(), should_stop, processes, clock)
             folder.rewind(state)  # only now: a checkpoint that cannot be used has changed nothing
             return run.run()
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -114,6 +115,7 @@ def recipes(as_json: AsJson = False) -> None:
         {"recipe": recipe.name, "model": model, "dataset": recipe.dataset, **recipe.settings}
         | recipe.training
         | {"source": recipe.source, "test_mrr": recipe.test_mrr}
+        | {"variants": [dataclasses.asdict(variant) for variant in recipe.variants]}
         for model in TRAITS
         for recipe in recipes_of(model)
     ]

@@ -13,7 +13,7 @@ from memplan.app.request import SearchRequest
 from memplan.errors import DoesNotFitError, UsageError
 
 if TYPE_CHECKING:
-    from memplan.app.sweep.study import Sweep, Trial
+    from memplan.app.sweep.study import Trial
 
 
 @with_options(SearchRequest)
@@ -22,8 +22,9 @@ def sweep(
     over: Annotated[
         list[str] | None,
         typer.Option(
-            help="What to search, once for each setting: emb_reg=1e-3..1e-1, rank=100..300, unit_norm=true,false. "
-            "If left out: rate, regularizers, unit norm."
+            help="What to search, once for each setting: emb_reg=1e-3..1e-1, rank=100..300, unit_norm=true,false, "
+            "model=TNTPairRE,TNTComplEx (each with its recipe and as many parameters as the first; with --rank auto "
+            "its recipe's rank, with --rank 100 that one). If left out: rate, regularizers, unit norm."
         ),
     ] = None,
     trials: Annotated[int | None, typer.Option(help="Stop at this many trials in all.", min=1)] = None,
@@ -42,9 +43,9 @@ def sweep(
 ) -> None:
     """Search for a recipe: trials proposed by Optuna, planned within the budget, compared by their valid MRR.
 
-    A trial that falls behind the median of the others is given up; one that fits no memory is never begun. The test
-    split is not looked at. Stopped, or killed, a sweep goes on with --resume as if nothing had been: with its own
-    limits, or other ones.
+    A trial that falls behind the median of the others is given up, unless models are compared, which learn at paces of
+    their own; one that fits no memory is never begun. The test split is not looked at. Stopped, or killed, a sweep goes
+    on with --resume as if nothing had been: with its own limits, or other ones.
     """
     from memplan.app.sweep.study import new_sweep, read_sweep, read_trials, require_optuna
 
@@ -79,7 +80,8 @@ def sweep(
             raise UsageError("say when to stop: --trials, --minutes or both")
         model = find_model(given.model or DEFAULT_MODEL)
         space = parse_space(over) if over else default_space(model, but={*given.given_settings(), *held})
-        folder = sweep_dir or new_folder(f"{Path(given.dataset or 'demo').name}-{model}")
+        compared = "models" if any(dimension.name == "model" for dimension in space) else model
+        folder = sweep_dir or new_folder(f"{Path(given.dataset or 'demo').name}-{compared}")
         found = new_sweep(given, settings, space, seed=seed or 0, **limits)
     from memplan.app.sweep.job import run_sweep
 
@@ -90,19 +92,20 @@ def sweep(
         SystemExit,
     ):  # nothing fits, or a signal stopped it: the trials so far are printed all the same
         if as_json:
-            print_json(_as_json(folder, found, read_trials(folder)))
+            print_json(_as_json(folder, read_trials(folder)))
         raise
     if as_json:
-        print_json(_as_json(folder, found, ended))
+        print_json(_as_json(folder, ended))
 
 
-def _as_json(folder: Path, found: Sweep, trials: list[Trial]) -> dict[str, Any]:
-    from memplan.app.sweep.study import best_of
+def _as_json(folder: Path, trials: list[Trial]) -> dict[str, Any]:
+    from memplan.app.sweep.study import best_of, read_sweep
 
-    best = best_of(trials)
+    best, found = best_of(trials), read_sweep(folder)
     return {
         "folder": str(folder),
         "best": None if best is None else best.model_dump(),
         "command": None if best is None else found.command(best.params),
+        "ranks": found.ranks,
         "trials": [trial.model_dump() for trial in trials],
     }

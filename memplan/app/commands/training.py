@@ -28,6 +28,13 @@ def train(
         float | None, typer.Option(help="Standard deviation of the initial embeddings; else the model's.")
     ] = None,
     max_epochs: Annotated[int | None, typer.Option(help="Epochs; else the recipe's.")] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            help="End in good order after this long, all sittings together; the ranking of test comes on top. The "
+            "learning rate falls by epochs, not by time. --resume with more goes on."
+        ),
+    ] = None,
     cooldown: Annotated[
         float | None,
         typer.Option(help="Share of the epochs, the last, in which the rate falls to 0; else the recipe's."),
@@ -61,6 +68,7 @@ def train(
         "learning_rate": learning_rate,
         "init_scale": init_scale,
         "max_epochs": max_epochs,
+        "minutes": minutes,
         "cooldown": cooldown,
         "valid_freq": valid_freq,
         "patience": patience,

@@ -61,10 +61,15 @@ def resume_command(run: str, given: SearchRequest, settings: dict[str, Any], ref
         raise UsageError(
             f"--max-epochs {state.settings.max_epochs}: the run is in epoch {state.epoch} already; give more"
         )
+    if settings.get("minutes") is not None and state.is_out_of_time and state.epoch <= state.settings.max_epochs:
+        spent = state.spent_seconds / 60
+        raise UsageError(f"--minutes {settings['minutes']:g}: the run has taken {spent:.3g} minutes already; give more")
     if state.is_over and read_metrics(folder).final is not None:
         epochs = f"{folder}: the run is finished after {state.epoch - 1} epochs"
         if state.epoch > state.settings.max_epochs:
             raise UsageError(f"{epochs}; give more --max-epochs to go on with it")
+        if state.has_timed_out:
+            raise UsageError(f"{epochs}, in {state.settings.minutes:g} minutes; give more --minutes to go on with it")
         raise UsageError(
             f"{epochs}, {state.validations_since_best} validations in a row without a better MRR; give more --patience "
             "to go on with it"
@@ -115,8 +120,9 @@ def _beginning(folder: Path) -> RunState:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         known = {name: config[name] for name in ("dataset", "data_dir", "data_sha256", "versions")}
-        # Older runs have no cooldown.
-        settings = {name: config[name] for name in TrainSettings.model_fields if name in config or name != "cooldown"}
+        # Older runs have neither cooldown nor minutes.
+        names = [name for name in TrainSettings.model_fields if name in config or name not in ("cooldown", "minutes")]
+        settings = {name: config[name] for name in names}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise MemplanError(f"{folder / 'config.json'}: cannot be read as a run's settings; train anew") from None
     values = {**known, "plan": plan, "settings": validated(TrainSettings, settings)}

@@ -115,7 +115,8 @@ def _announce(
     )
     epochs = "1 epoch" if settings.max_epochs == 1 else f"{settings.max_epochs} epochs"
     falling = f", falling to 0 over the last {100 * settings.cooldown:g}%" if settings.cooldown else ""
-    console.print(f"learning rate {settings.learning_rate:g}, {epochs}{falling}{source}")
+    bound = "" if settings.minutes is None else f", no longer than {settings.minutes:g} minutes"
+    console.print(f"learning rate {settings.learning_rate:g}, {epochs}{falling}{bound}{source}")
 
 
 def loading(console: Console) -> AbstractContextManager[object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console, RenderableType
 
 from memplan.app.request import Graph, SearchRequest, gather, of_loaded
+from memplan.app.sweep.models import equal_ranks, models_of
 from memplan.app.sweep.picture import draw_trials
 from memplan.app.sweep.space import Range, flags
 from memplan.app.sweep.study import (
@@ -31,7 +33,7 @@ from memplan.app.sweep.trial import train_trial
 from memplan.app.views.progress import stop_on_signal
 from memplan.app.views.terminal import listing, make_console
 from memplan.device.target import resolve
-from memplan.errors import DoesNotFitError, MemplanError
+from memplan.errors import DoesNotFitError, MemplanError, UsageError
 from memplan.units import format_bytes
 from memplan.workload import build_workload, validated
 from tkbc.data import load_dataset
@@ -57,8 +59,12 @@ def run_sweep(folder: Path, sweep: Sweep, *, is_new: bool, quiet: bool = False) 
     graph = load_dataset(given.dataset or "demo", given.data_dir)
     _check(sweep, of_loaded(graph.dataset, graph))
     if is_new:
+        sweep = sweep.model_copy(update={"ranks": equal_ranks(sweep, of_loaded(graph.dataset, graph))})
         keep_sweep(folder, sweep)
     console.print(f"sweep in {folder}: {', '.join(str(dimension) for dimension in sweep.space)}", soft_wrap=True)
+    if sweep.ranks:
+        ranks = ", ".join(f"{model} {rank}" for model, rank in sweep.ranks.items())
+        console.print(f"ranks with as many parameters each: {ranks}", soft_wrap=True)
     time_is_up = deadline(sweep.minutes)
     with console.status("preparing") as status, stop_on_signal(console) as stopped_by:
 
@@ -77,7 +83,7 @@ def run_sweep(folder: Path, sweep: Sweep, *, is_new: bool, quiet: bool = False) 
             return train_trial(options, settings, where, watcher, graph, target, (show, show_validation))
 
         def on_end(trial: Trial) -> None:
-            console.print(_line(trial), soft_wrap=True)
+            console.print(_line(sweep, trial), soft_wrap=True)
 
         with _alone(folder):
             is_more = search(
@@ -102,7 +108,7 @@ def _report(console: Console, folder: Path, sweep: Sweep, trials: list[Trial], *
     """Print what was found, draw it, and say how to go on where combinations and trials are left."""
     best = best_of(trials)
     if best is not None:
-        console.print(_table(trials))
+        console.print(_table(sweep, trials))
         console.print(f"the best, trained whole:\n  {sweep.command(best.params)}", soft_wrap=True)
         picture = folder / "trials.png"
         if draw_trials(sweep.space, trials, picture):
@@ -144,30 +150,34 @@ def _check(sweep: Sweep, graph: Graph) -> None:
     Raises:
         UsageError: one that no trial can have.
     """
-    for dimension in sweep.space:
+    for model, dimension in itertools.product(models_of(sweep), sweep.space):
         values = (dimension.low, dimension.high) if isinstance(dimension, Range) else dimension.values
         for value in values:
             whole = int(value) if isinstance(dimension, Range) and dimension.is_whole else value
-            options, settings = split_params({dimension.name: whole})
+            options, settings = split_params({**model, dimension.name: whole})
             job = gather(dataclasses.replace(sweep.options, **options), graph)
-            build_workload(graph.shape, **job.settings)
+            try:
+                build_workload(graph.shape, **job.settings)
+            except UsageError as error:
+                told = f"--over with {model['model']}: " if model else ""
+                raise UsageError(f"{told}{error}") from None
             validated(TrainSettings, {"learning_rate": 0.1, "max_epochs": 1, **sweep.settings, **settings})
 
 
-def _line(trial: Trial) -> str:
+def _line(sweep: Sweep, trial: Trial) -> str:
     mrr = "" if trial.valid_mrr is None else f"  valid MRR {trial.valid_mrr:.4f}"
     at = f" after epoch {trial.curve[-1][0]}" if trial.curve and trial.state != "finished" else ""
     why = f": {trial.why}" if trial.why else ""
-    return f"trial {trial.trial}  {flags(trial.params)}{mrr}  {trial.state}{at}{why}"
+    return f"trial {trial.trial}  {flags(sweep.whole(trial.params))}{mrr}  {trial.state}{at}{why}"
 
 
-def _table(trials: list[Trial]) -> RenderableType:
-    names = list(trials[0].params)
+def _table(sweep: Sweep, trials: list[Trial]) -> RenderableType:
+    names = list(sweep.whole(trials[0].params))
     columns = ("trial>", *(f"{name}>" for name in names), "valid MRR>", "memory>", "training>", "")
     rows = (
         (
             str(trial.trial),
-            *(f"{value:g}" if isinstance(value, float) else str(value) for value in trial.params.values()),
+            *(f"{value:g}" if isinstance(value, float) else str(value) for value in sweep.whole(trial.params).values()),
             "" if trial.valid_mrr is None else f"{trial.valid_mrr:.4f}",
             "" if trial.planned_bytes is None else format_bytes(trial.planned_bytes),
             f"{trial.seconds:.0f} s",

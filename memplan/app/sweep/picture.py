@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memplan.app.sweep.space import Dimension, Range
+from memplan.app.sweep.space import Dimension, Range, as_typed
 from memplan.app.sweep.study import Trial
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def _set_axis(panel: Axes, dimension: Dimension) -> None:
 
     panel.set_xlabel(dimension.name)
     if not isinstance(dimension, Range):
-        panel.set_xticks(range(len(dimension.values)), [str(value).lower() for value in dimension.values])
+        panel.set_xticks(range(len(dimension.values)), [as_typed(value) for value in dimension.values])
         panel.margins(x=0.3)
     elif dimension.is_log:
         panel.set_xscale("log")

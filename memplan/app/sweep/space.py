@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from memplan.app.request import find_model
 from memplan.app.views.repeat import SWITCHES as SWITCH_FLAGS
 from memplan.errors import UsageError, unknown_name
 from memplan.workload import TRAITS, ModelName
@@ -17,7 +18,7 @@ from memplan.workload import TRAITS, ModelName
 NUMBERS = ("learning_rate", "cooldown", "init_scale", "emb_reg", "time_reg")
 COUNTS = ("rank", "batch_size", "negatives")
 SWITCHES = ("unit_norm", "no_time_emb", "n3_parts")
-CHOICES = ("score", "optimizer")
+CHOICES = ("model", "score", "optimizer")
 SEARCHABLE = (*NUMBERS, *COUNTS, *SWITCHES, *CHOICES)
 LOG_RATIO = 10.0
 """A range whose ends differ by at least this factor is searched on a logarithmic scale."""
@@ -55,7 +56,7 @@ class Choice(BaseModel):
     values: tuple[bool | int | float | str, ...]
 
     def __str__(self) -> str:
-        return f"{self.name}={','.join(_text(value) for value in self.values)}"
+        return f"{self.name}={','.join(as_typed(value) for value in self.values)}"
 
 
 Dimension = Annotated[Range | Choice, Field(discriminator="kind")]
@@ -126,7 +127,7 @@ def _value(text: str, name: str, part: str) -> Value:
     if name in CHOICES:
         if not part:
             raise wrong
-        return part
+        return find_model(part) if name == "model" else part
     try:
         value = int(part) if name in COUNTS else float(part)
     except ValueError:
@@ -160,11 +161,11 @@ def flags(values: dict[str, Any]) -> str:
             on, off = SWITCH_FLAGS.get(name, (flag, f"--no-{flag[2:]}"))
             parts.append(on if value else off)
         else:
-            parts.append(f"{flag} {shlex.quote(_text(value))}")
+            parts.append(f"{flag} {shlex.quote(as_typed(value))}")
     return " ".join(parts)
 
 
-def _text(value: Value) -> str:
+def as_typed(value: Value) -> str:
     """Return a value as it is typed, with every digit that it has."""
     if isinstance(value, bool):
         return str(value).lower()

@@ -54,6 +54,8 @@ class Sweep(BaseModel):
     settings: dict[str, Any]
     """The training settings that hold for every trial."""
     space: tuple[Dimension, ...]
+    ranks: dict[str, int] = Field(default={})
+    """The rank of each model that is searched over, where none is given: as many parameters as the first one has."""
     seed: int = 0
     """Of the proposals; every trial trains with the seed in ``settings``."""
     max_trials: int | None = None
@@ -69,7 +71,12 @@ class Sweep(BaseModel):
 
     def command(self, params: dict[str, Value]) -> str:
         """Return the command that trains with ``params``, in full: its sizes are chosen as the trial's were."""
-        return f"memplan train --auto-fit-gpu {flags({**self.given, **self.settings, **params})}"
+        return f"memplan train --auto-fit-gpu {flags({**self.given, **self.settings, **self.whole(params)})}"
+
+    def whole(self, params: dict[str, Value]) -> dict[str, Value]:
+        """Return a trial's values with the rank that its model has in this sweep."""
+        rank = self.ranks.get(str(params.get("model")))
+        return params if rank is None else {**params, "rank": rank}
 
 
 class Trial(BaseModel):
@@ -212,7 +219,7 @@ def search(
         if found_new is None:
             return False
         proposed, params = found_new
-        options, settings = split_params(params)
+        options, settings = split_params(sweep.whole(params))
         given = dataclasses.replace(sweep.options, **options)
         trial_folder = folder / "trials" / f"{number:04}"
         watcher = Watcher(proposed, must_stop)
@@ -257,7 +264,9 @@ def _study(sweep: Sweep, ended: list[Trial], distributions: dict[str, BaseDistri
     """Return Optuna's study of the trials that ended."""
     optuna = require_optuna()
     sampler = optuna.samplers.TPESampler(seed=_seed(sweep.seed, len(ended), attempt))
-    pruner = optuna.pruners.MedianPruner(STARTUP_TRIALS)
+    # Models learn at paces of their own: the median of others at the same epoch says nothing of one.
+    is_over_models = "model" in distributions
+    pruner = optuna.pruners.NopPruner() if is_over_models else optuna.pruners.MedianPruner(STARTUP_TRIALS)
     study = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner)
     study.add_trials([_frozen(trial, distributions) for trial in ended])
     return study

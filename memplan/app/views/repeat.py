@@ -21,7 +21,7 @@ SWITCHES = {
     "allow_rank_reduction": ("--allow-rank-reduction", ""),
 }
 """The flags that take no value: where the setting is on, and where it is off."""
-SETTINGS = ("learning_rate", "init_scale", "max_epochs", "cooldown", "valid_freq", "patience",
+SETTINGS = ("learning_rate", "init_scale", "max_epochs", "minutes", "cooldown", "valid_freq", "patience",
             "checkpoint_minutes", "seed", "strict_memory", "tensorboard")  # fmt: skip
 
 

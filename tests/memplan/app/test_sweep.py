@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -13,10 +14,14 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from memplan.app.request import SearchRequest
+from memplan.app.api import plan_given
+from memplan.app.request import Graph, SearchRequest, of_loaded
+from memplan.app.sweep.models import equal_ranks
 from memplan.app.sweep.space import Choice, Range, combinations, default_space, flags, parse_space
 from memplan.app.sweep.study import Trial, Watcher, best_first, keep_sweep, new_sweep, read_trials, search
+from memplan.catalog.datasets import find_dataset
 from memplan.catalog.recipes import find_recipe
+from memplan.device.target import resolve
 from memplan.errors import UsageError
 from memplan.workload import TRAITS, Workload
 from memplan.workload.models import recipes_of
@@ -362,3 +367,84 @@ def test_a_recipe_that_is_not_there_is_told_with_those_that_are() -> None:
         2, "no 'guide' for TNTComplEx on demo, but demo or tkbc", "plan", "--model", "TNTComplEx", "--recipe", "guide"
     )
     fails(2, "there is one for --dataset ICEWS14 or ICEWS05-15", "plan", "--model", "TNTPairRE", "--recipe", "guide")
+
+
+MODELS = ["--over", "model=tntpairre,TNTComplEx", "--device", "cpu", "--budget", "1GiB"]
+
+
+def _models_sweep(folder: Path, sweep_dir: Path, *more: str) -> list[str]:
+    short = ["--max-epochs", "2", "--valid-freq", "1", "--trials", "5", "--sweep-dir", str(sweep_dir)]
+    return ["sweep", "--dataset", str(folder), *MODELS, *short, *more]
+
+
+def test_models_are_compared_by_their_recipes_with_as_many_parameters(folder: Path, tmp_path: Path) -> None:
+    """PairRE's rows hold d floats, ComplEx's 2d; TNTPairRE has 4 · 2R rows of relations, TNTComplEx 2 · 2R."""
+    found = read_json(*_models_sweep(folder, tmp_path / "sweep"))
+    assert [trial["state"] for trial in found["trials"]] == ["finished", "finished"], "every combination was tried"
+    assert {trial["params"]["model"] for trial in found["trials"]} == {"TNTPairRE", "TNTComplEx"}
+    n, r, t = SHAPE.n_entities, SHAPE.n_relations, SHAPE.n_timestamps
+    ranks = found["ranks"]
+    assert ranks["TNTPairRE"] == find_recipe(None, "TNTPairRE").settings["rank"]
+    wanted = ranks["TNTPairRE"] * (n + 8 * r + t)
+    per_rank = 2 * (n + 4 * r + t)
+    assert abs(ranks["TNTComplEx"] * per_rank - wanted) == min(abs(d * per_rank - wanted) for d in range(1, 300))
+    best = max(found["trials"], key=lambda trial: trial["valid_mrr"])["params"]["model"]
+    assert f"--model {best} --rank {ranks[best]}" in found["command"]
+    for number, trial in enumerate(found["trials"]):
+        plan = json.loads((tmp_path / "sweep" / "trials" / f"{number:04}" / "plan.json").read_text())
+        model = trial["params"]["model"]
+        assert (plan["workload"]["model"], plan["rank"]) == (model, ranks[model])
+        assert plan["workload"]["emb_reg"] == find_recipe(None, model).settings["emb_reg"], "its own recipe's"
+    again = invoke("sweep", "--resume", str(tmp_path / "sweep"), "--trials", "9")
+    assert again.exit_code == 0, again.output
+    assert "every combination was tried" in again.stdout
+    assert re.search(r"model +rank +valid MRR", again.stdout)
+
+
+@pytest.mark.parametrize(("rank", "ranks"), [(["--rank", "6"], (6, 6)), (["--rank", "auto"], (100, 156))])
+def test_a_rank_that_is_given_is_every_model_s(
+    folder: Path, tmp_path: Path, rank: list[str], ranks: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned: dict[str, int] = {}
+
+    def train(given: SearchRequest, *_: Any) -> Trial:
+        found = plan_given(given, resolve("cpu", "1GiB"), of_loaded("graph", random_graph(SHAPE)))
+        planned[found.workload.model] = found.rank
+        return Trial(trial=0, params={}, state="finished", valid_mrr=0.5)
+
+    monkeypatch.setattr("memplan.app.sweep.job.train_trial", train)
+    found = read_json(*_models_sweep(folder, tmp_path / "sweep", *rank))
+    assert (found["ranks"], planned) == ({}, dict(zip(("TNTPairRE", "TNTComplEx"), ranks, strict=True)))
+
+
+def test_recipes_that_have_as_many_parameters_keep_their_ranks(real_data: Path) -> None:
+    graph = Graph("ICEWS14", find_dataset("ICEWS14").shape)
+    sweep = new_sweep(SearchRequest(), {}, parse_space(["model=TNTPairRE,TNTComplEx"]))
+    assert equal_ranks(sweep, graph) == {"TNTPairRE": 280, "TNTComplEx": 156}
+    for space in (["rank=5..9", "model=TNTPairRE,TNTComplEx"], ["emb_reg=1..2"]):
+        assert equal_ranks(new_sweep(SearchRequest(), {}, parse_space(space)), graph) == {}
+
+
+def test_what_a_model_cannot_have_is_said_before_anything_is_begun(folder: Path, tmp_path: Path) -> None:
+    told = "--over with TNTComplEx: unit_norm: only the PairRE family"
+    fails(2, told, *_models_sweep(folder, tmp_path / "sweep", "--over", "unit_norm=true,false"))
+    assert not (tmp_path / "sweep").exists()
+    fails(2, "unknown model 'TNTPair'; did you mean", "sweep", "--over", "model=TNTPair", "--trials", "1")
+    fails(2, "model is both given and searched", *_models_sweep(folder, tmp_path / "sweep", "--model", "ComplEx"))
+
+
+def test_no_model_is_given_up_for_another_s_pace(tmp_path: Path) -> None:
+    """With any other setting the ninth, far behind eight at the same epoch, would be."""
+    for text, is_given_up in (("model=" + ",".join(TRAITS), False), ("rank=1,2,3,4,5,6,7", True)):
+        states = []
+
+        def train(given: SearchRequest, _settings: Any, _where: Path, watcher: Watcher) -> Trial:
+            watcher.validated(1, 0.5 if len(states) < 5 else 0.1)  # noqa: B023 - called at once
+            states.append(watcher.is_pruned)  # noqa: B023
+            return Trial(trial=0, params={}, state="finished", valid_mrr=0.5, curve=tuple(watcher.curve))
+
+        where = tmp_path / text[:4]
+        sweep = new_sweep(SearchRequest(), {}, parse_space([text]))
+        keep_sweep(where, sweep)
+        search(where, sweep, train, max_trials=6, must_stop=lambda: False, on_end=lambda _: None)
+        assert any(states) == is_given_up
