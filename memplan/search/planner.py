@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from memplan.device.rates import StepRates
 from memplan.device.target import Target
 from memplan.errors import DoesNotFitError, UsageError
 from memplan.plan import Alternative, Plan
@@ -172,6 +173,7 @@ class Search:
             smallest_budget_bytes=self.smallest_bytes(),
             fits=True,
             seconds_per_epoch=seconds_per_epoch(chosen, self.target.rates),
+            seconds_error=self.target.rates.error if isinstance(self.target.rates, StepRates) else None,
             reason=self._reason(chosen, is_fastest=place == 0),
             alternatives=[*self._other_layouts(ordered, place), *self._other_scorings(layout.chunk)],
         )
