@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from memplan.device.rates import StepRates
 from memplan.device.target import Target
 from memplan.errors import DoesNotFitError, UsageError
 from memplan.plan import Alternative, Plan
@@ -253,6 +254,7 @@ class Search:
             smallest_budget_bytes=self.smallest_bytes(),
             fits=True,
             seconds_per_epoch=self.seconds(chosen),
+            seconds_error=self.target.rates.error if isinstance(self.target.rates, StepRates) else None,
             reason=self._reason(chosen, is_fastest=place == 0),
             alternatives=[*self._other_layouts(ordered, place), *self._other_scorings(layout.chunk)],
             mesh=mesh_of(chosen, self.target),

@@ -207,6 +207,12 @@ def test_the_cost_model_orders_what_is_plain() -> None:
     assert cost(scoring="materialized") > 4 * cost()
 
 
+def test_seconds_have_an_error_where_they_were_measured() -> None:
+    asked: dict[str, Any] = {"model": "TNTPairRE", "rank": 100, "batch_size": 100}
+    assert plan(ICEWS14, cpu(400 * MIB), **asked).seconds_error == cpu_rates().error
+    assert plan(ICEWS14, cuda(4096 * MIB), **asked).seconds_error is None
+
+
 def test_a_named_gpu_gives_a_cuda_target_and_memory_less_than_nominal() -> None:
     target = resolve("nvidia tesla t4", None)
     assert (target.device, target.name) == ("cuda", "T4")
