@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict
 from memplan.app.request import SearchRequest
 from memplan.app.streams import lose_no_output
 from memplan.app.views.terminal import make_console, printable, quiet_console
+from memplan.device.target import resolve
 from memplan.errors import FailedElsewhereError, MemplanError, UsageError
 from memplan.plan import Plan
 from tkbc.runs.listing import how_to_resume
@@ -123,7 +124,7 @@ def work(task: Task | None) -> None:
         MemplanError: as training does.
     """
     from memplan.app.jobs.train import supervise
-    from tkbc.runs.readiness import prepare_torch
+    from tkbc.runs.readiness import check_device, prepare_torch
 
     if task is not None:
         prepare_torch(task.plan)  # before PyTorch is loaded, where what is to be trained is known by then
@@ -136,6 +137,8 @@ def work(task: Task | None) -> None:
     workload = told.plan.workload
     if workload.n_processes != meeting.n:
         raise UsageError(f"--devices {workload.n_processes}: torchrun started {meeting.n} processes; give that number")
+    prepare_torch(told.plan)
+    check_device(told.plan, resolve(workload.device, None))
     leads = meeting.process == 0
     graph = load_dataset(told.dataset, told.data_dir)
     with joined(meeting, workload.device):
