@@ -42,7 +42,8 @@ def sent_per_step(workload: Workload) -> list[Sent]:
     width; for the softmax 3 n; the gradient of the query, n · width for each of its tensors; where the time is
     predicted the rows of head and tail again, 2 n · width; where there is N3 two penalties a micro-batch. Nothing of it
     grows with the entities. Over the replicas, once a step: the gradient of every table, the entities' own rows of it,
-    and two totals. Over all, once a step: whether any of them has to stop.
+    and two totals. Over all, once a step: whether a number went wrong in any of them, and whether any is to save or
+    to stop.
     """
     return [sent for sent in _all_of(workload) if sent.n_processes > 1 and sent.calls > 0]
 
@@ -62,7 +63,7 @@ def _all_of(workload: Workload) -> Iterator[Sent]:
     own = {**tables(workload), "entity": (len(workload.own_entities), workload.width)}
     yield Sent("gradient tables", replicas, len(own), sum(n * width for n, width in own.values()) * NUMBER_BYTES)
     yield Sent("totals", replicas, 1, TOTALS_BYTES)
-    yield Sent("whether to stop", workload.n_processes, 1, NUMBER_BYTES)
+    yield Sent("whether to stop", workload.n_processes, 2, 3 * NUMBER_BYTES)
 
 
 def sending_seconds(workload: Workload, link: Link) -> float:

@@ -150,15 +150,19 @@ class Run:
         if state.examples_done == 0:
             trainer.totals.zero_()
         for start in range(state.examples_done, len(order), trainer.workload.batch_size):
-            self._stop_if_asked()
+            if self.processes.n == 1:
+                self._stop_if_asked()
             with self._training():
                 self._step(order, start)
             self._count_time()
             if state.is_out_of_time:
                 break
-            (to_save,) = self.processes.agree(time.monotonic() - self._saved >= 60 * self.settings.checkpoint_minutes)
+            is_due = time.monotonic() - self._saved >= 60 * self.settings.checkpoint_minutes
+            to_save, to_stop = self.processes.agree(is_due, self.processes.n > 1 and self.should_stop())
             if to_save:
                 self._save(f"epoch {state.epoch}, step {state.steps}")
+            if to_stop:
+                raise _StopRun
         n_examples = len(order)
         del order  # the evaluation's plan does not count it
         self._finish_steps()

@@ -57,9 +57,9 @@ def test_nothing_that_is_sent_between_shards_grows_with_the_entities() -> None:
 
 
 def test_seconds_are_bytes_around_a_ring_and_calls() -> None:
-    """50 examples of 6 numbers in 5 micro-batches over 4 shards: 18 · 50 + 3 · 50 numbers and a flag, in 31 calls."""
+    """50 examples of 6 numbers in 5 micro-batches over 4 shards: 18 · 50 + 3 · 50 numbers and three flags, in 32 calls."""
     made = workload(shards=4, micro_batch_size=10)
     assert made.steps_per_epoch == 3
-    n_bytes = 4 * (3 * 6 * 50 + 3 * 50 + 1)
+    n_bytes = 4 * (3 * 6 * 50 + 3 * 50 + 3)
     assert sending_seconds(made, Link(1.0, 0.0)) == 3 * (2 * 3 * n_bytes // 4)
-    assert sending_seconds(made, Link(float("inf"), 2.0)) == 3 * 2.0 * (5 * (1 + 3 + 2) + 1)
+    assert sending_seconds(made, Link(float("inf"), 2.0)) == 3 * 2.0 * (5 * (1 + 3 + 2) + 2)
