@@ -57,7 +57,7 @@ def test_nothing_that_is_sent_between_shards_grows_with_the_entities() -> None:
 
 
 def test_seconds_are_bytes_around_a_ring_and_calls() -> None:
-    """50 examples of 6 numbers in 5 micro-batches over 4 shards: 18 · 50 + 3 · 50 numbers and three flags, in 32 calls."""
+    """50 examples of 6 numbers, 5 micro-batches, 4 shards: 18 · 50 + 3 · 50 numbers and three flags, in 32 calls."""
     made = workload(shards=4, micro_batch_size=10)
     assert made.steps_per_epoch == 3
     n_bytes = 4 * (3 * 6 * 50 + 3 * 50 + 3)
