@@ -139,12 +139,15 @@ def work(task: Task | None) -> None:
         raise UsageError(f"--devices {workload.n_processes}: torchrun started {meeting.n} processes; give that number")
     prepare_torch(told.plan)
     check_device(told.plan, resolve(workload.device, None))
-    leads = meeting.process == 0
+    leads, launcher = meeting.process == 0, os.getppid()
     graph = load_dataset(told.dataset, told.data_dir)
     with joined(meeting, workload.device):
         processes = Connected(workload.model_copy(update={"process": meeting.process}))
 
-        def run(reporter: Reporter, should_stop: Callable[[], bool]) -> Result:
+        def run(reporter: Reporter, asked_to_stop: Callable[[], bool]) -> Result:
+            def should_stop() -> bool:
+                return asked_to_stop() or os.getppid() != launcher  # nobody is left who would end them all
+
             if told.state is not None:
                 at = told.checkpoint
                 return resume(told.folder, at, told.state, graph, reporter, should_stop, processes=processes)

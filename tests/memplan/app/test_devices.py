@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.support.cli import fails, invoke
@@ -54,8 +55,17 @@ def test_two_processes_train_and_torchrun_goes_on_with_three(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("how", "status", "says"), [("SIGTERM", 143, ""), ("SIGKILL", 1, "was ended by SIGKILL")])
-def test_one_signal_to_one_process_ends_all(tmp_path: Path, how: str, status: int, says: str) -> None:
+@pytest.mark.parametrize(
+    ("to", "how", "status", "says"),
+    [
+        ("launcher", signal.SIGTERM, 143, ""),
+        ("launcher", signal.SIGKILL, -9, ""),
+        ("process", signal.SIGKILL, 1, "was ended by SIGKILL"),
+    ],
+)
+def test_one_signal_to_one_process_ends_all(
+    tmp_path: Path, to: str, how: signal.Signals, status: int, says: str
+) -> None:
     folder = tmp_path / "run"
     command = memplan(*SMALL, "--devices", "2", "--max-epochs", "1000", "--checkpoint-minutes", "0.001")
     started = subprocess.Popen(
@@ -65,24 +75,24 @@ def test_one_signal_to_one_process_ends_all(tmp_path: Path, how: str, status: in
         while not list(folder.glob("checkpoint/*/state.json")):
             assert started.poll() is None, started.communicate()
             time.sleep(0.1)
-        if how == "SIGTERM":
-            os.kill(started.pid, signal.SIGTERM)
-        else:
-            os.kill(children_of(started.pid)[-1], signal.SIGKILL)
+        children = children_of(started.pid)
+        os.kill(started.pid if to == "launcher" else children[-1], how)
         out, err = started.communicate(timeout=60)
+        gone, alive = psutil.wait_procs([psutil.Process(child) for child in children if psutil.pid_exists(child)], 60)
+        del gone
     finally:
-        started.kill()
+        for child in [started.pid, *children_of(started.pid)]:
+            if psutil.pid_exists(child):
+                os.kill(child, signal.SIGKILL)
+    assert not alive
     assert started.returncode == status, err
     assert says in err
     assert len(err.splitlines()) == (1 if says else 0), err
-    assert ("a checkpoint holds every finished step" in out) == (how == "SIGTERM")
-    assert not children_of(started.pid)
+    assert ("a checkpoint holds every finished step" in out) == (to == "launcher")
 
 
 def children_of(process: int) -> list[int]:
     """The processes that ``launch`` has started, in the order of their numbers."""
-    import psutil
-
     try:
         children = psutil.Process(process).children()
     except psutil.NoSuchProcess:
