@@ -82,8 +82,8 @@ def whole(parts: list[Taken], shards: int, name: str) -> npt.NDArray[np.float32]
 def measured_cases(**mesh: int) -> list[Workload]:
     return [
         build_workload(one.shape, **{**one.model_dump(exclude=set(Shape.model_fields)), **mesh})
-        for one in random_workloads(20, seed=5)
-        if one.micro_batch_size * mesh["replicas"] <= one.batch_size
+        for one in random_workloads(28, seed=5)
+        if one.negatives is None and one.micro_batch_size * mesh["replicas"] <= one.batch_size
     ]
 
 
