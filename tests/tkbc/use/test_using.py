@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -272,6 +272,27 @@ def test_tables_for_a_reader_name_the_question_and_what_is_known(one: Trained) -
     shown = invoke("nearest", str(one.run), "iran", "--top", "3").stdout.splitlines()
     assert shown[0] == "Iran"
     assert len(shown) == 6
+
+
+def test_evaluate_by_relation_and_time_groups_what_the_run_reported(one: Trained) -> None:
+    """As many queries as the test split holds, the metrics of relations as training kept them."""
+    found = read_json("evaluate", str(one.run), "--by", "relation")
+    kept = json.loads((one.run / "metrics.jsonl").read_text().splitlines()[-1])["by_relation"]
+    assert [group["relation"] for group in found["groups"]] == [row["relation"] for row in kept]
+    for group, row in zip(found["groups"], kept, strict=True):
+        assert group["n_queries"] == 2 * row["n_facts"]
+        assert all(group[name] == row[name] for name in ("mrr", "hits_at_1", "hits_at_3", "hits_at_10"))
+        low, high = group["mrr_interval"]
+        assert low < group["mrr"] < high
+    by_time = read_json("evaluate", str(one.run), "--by", "time")
+    counts = Counter(one.graph.timestamps[time] for time in one.graph.test[:, 3])
+    assert {group["time"]: group["n_queries"] for group in by_time["groups"]} == {t: 2 * n for t, n in counts.items()}
+    weighted = sum(group["n_queries"] * group["mrr"] for group in by_time["groups"])
+    assert weighted / found["n_queries"] == pytest.approx(found["both"]["mrr"])
+    shown = invoke("evaluate", str(one.run), "--by", "relation", "--top", "2").stdout.splitlines()
+    assert [line.split()[0] for line in shown[-3:-1]] == [row["relation"] for row in kept[:2]]
+    rest = sum(2 * row["n_facts"] for row in kept[2:])
+    assert shown[-1] == f"{len(kept) - 2} more with {rest} queries: --top {len(kept)}"
 
 
 def test_mistakes_are_told_in_one_line_with_the_way_out(
