@@ -38,7 +38,7 @@ def intervals(ranks: Ranks) -> dict[str, Interval]:
     )
     tail, head = np.split(average, 2)
     per_fact = {
-        "both": (tail + head) / 2,
+        "both": _per_fact(average),
         "tail": tail,
         "head": head,
         "optimistic": _per_fact(higher),
@@ -61,7 +61,8 @@ def intervals_by_group(ranks: Ranks, group: npt.NDArray[np.integer], n_groups: i
 
 def _per_fact(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return the mean of each fact's two values: (2n,), as ``Ranks`` has them, gives (n,)."""
-    return values.reshape(2, -1).mean(0)
+    first, second = np.split(values, 2)
+    return (first + second) / 2
 
 
 def _bootstrap(values: npt.NDArray[np.float64], group: npt.NDArray[np.integer], n_groups: int) -> list[list[Interval]]:

@@ -59,8 +59,8 @@ def score_times(model: Model, head: int, relation: int, tail: int) -> Tensor:
     for start in range(0, workload.n_timestamps, TIMES_AT_ONCE):
         part = found[start : start + TIMES_AT_ONCE]
         times = torch.arange(start, start + len(part), dtype=torch.int32)
-        fact = (torch.full_like(times, i) for i in (head, relation, tail))
-        query = model.encode(Batch(*fact, times)).query
+        h, r, t = (torch.full_like(times, i) for i in (head, relation, tail))
+        query = model.encode(Batch(h, r, t, times)).query
         buffer = torch.empty_like(part) if score.needs_buffer else None
         part.copy_(score.forward(query, row, buffer, grad=False))
     return found[:, 0]
