@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from benchmarks.unfair import mrr_by_bias
 from memplan.errors import MemplanError, UsageError
 from memplan.workload import ModelName, Precision, Score
 from tests.conftest import random_graph, write_folder
@@ -352,6 +353,15 @@ def test_evaluate_by_relation_and_time_groups_what_the_run_reported(one: Trained
     assert [line.split()[0] for line in shown[-3:-1]] == [row["relation"] for row in kept[:2]]
     rest = sum(2 * row["n_facts"] for row in kept[2:])
     assert shown[-1] == f"{len(kept) - 2} more with {rest} queries: --top {len(kept)}"
+
+
+def test_a_term_that_only_the_target_has_is_what_raises_the_mrr(one: Trained) -> None:
+    """The check of docs/results.md: without the term it is the run's own MRR, with more of it the MRR only grows."""
+    loaded = load(one.run)
+    without, *with_it = mrr_by_bias(loaded.model, loaded.data, "test")
+    assert without == pytest.approx(read_json("evaluate", str(one.run))["both"]["mrr"], rel=1e-6)
+    assert [without, *with_it] == sorted([without, *with_it])
+    assert with_it[-1] > 2 * without
 
 
 def test_mistakes_are_told_in_one_line_with_the_way_out(
