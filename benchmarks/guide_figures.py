@@ -1,4 +1,7 @@
-"""Measure the guide's configurations, built plainly and fused, and set them beside its figures and the prediction.
+"""Measure the guide's configurations, built plainly, in chunks as its own code does, and fused, beside its figures.
+
+All are predicted too, the chunks by memplan trace. The chunks are ways.py's: TNTPairRE as one would write it, 2,000
+entities scored at a time, their graphs kept until the backward.
 
 python benchmarks/guide_figures.py [--json FILE]: about a minute and 9 GiB of RAM on two cores; random facts at each
 dataset's shape, one optimizer step and one batch of queries each.
@@ -8,16 +11,35 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
+from ways import Straightforward, in_chunks
 
 from memplan.catalog.datasets import find_dataset
 from memplan.catalog.guide import CLAIMS
 from memplan.catalog.recipes import find_recipe
+from memplan.device.target import resolve
 from memplan.prediction.estimate import estimate
-from memplan.workload import build_workload
-from tkbc.verify import measure
+from memplan.trace.real import record_real
+from memplan.trace.tracing import record
+from memplan.workload import Workload, build_workload
+from tkbc.verify import measure, random_facts
+
+
+def in_chunks_bytes(workload: Workload) -> tuple[int, int]:
+    """Return the requested bytes at the peak of steps that score as the guide's code does, traced and measured."""
+
+    def make_step() -> Callable[[], None]:
+        examples = torch.from_numpy(np.ascontiguousarray(random_facts(workload, workload.batch_size).T))
+        model = Straightforward(workload, in_chunks)
+        return lambda: model.step(examples)
+
+    target = resolve("cpu", None)
+    traced, measured = (how(make_step, {}, target).ledger.peak_bytes for how in (record, record_real))
+    return traced, measured
 
 
 def main() -> None:
@@ -25,7 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
     file = parser.parse_args().json
-    rows = []
+    rows, chunked = [], []
     print(f"{'configuration':<36}{'guide':>9}{'one tensor':>14}{'scoring':>14}{'predicted B':>16}{'measured B':>16}")
     for claim in {(c.dataset, c.rank, c.batch_size): c for c in CLAIMS}.values():
         shape = find_dataset(claim.dataset).shape
@@ -53,9 +75,15 @@ def main() -> None:
             what = f"{claim.dataset} rank {claim.rank} batch {claim.batch_size}"
             says = "/".join(rows[-1]["guide_says"])  # type: ignore[arg-type]
             print(f"{what:<36}{says:>9}{tensor:>14,}{scoring:>14}{predicted:>16,}{measured:>16,}", flush=True)
+        traced, measured = in_chunks_bytes(workload)
+        named = {"dataset": claim.dataset, "rank": claim.rank, "batch_size": claim.batch_size}
+        chunked.append({**named, "predicted_bytes": traced, "measured_bytes": measured})
+        print(f"{what:<36}{says:>9}{tensor:>14,}{'in chunks':>14}{traced:>16,}{measured:>16,}", flush=True)
     if file is not None:
         versions = {"torch": torch.__version__, "threads": torch.get_num_threads()}
-        file.write_text(json.dumps({"versions": versions, "rows": rows}, indent=2) + "\n", encoding="utf-8")
+        file.write_text(
+            json.dumps({"versions": versions, "rows": rows, "in_chunks": chunked}, indent=2) + "\n", encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

@@ -117,9 +117,9 @@ def evaluate(run: str | Path | Result, split: str = "test", *, data_dir: str | P
     Args and raises as ``load``; also UsageError where there is no such split.
     """
     notices: list[str] = []
-    _, found = rank_run(_folder_of(run), split, None if data_dir is None else Path(data_dir), notices.append)
+    found = rank_run(_folder_of(run), split, None if data_dir is None else Path(data_dir), notices.append)
     _warn(notices)
-    return found
+    return found.ranks.evaluation()
 
 
 def _sorted_out(dataset: str | Path | Plan, options: TrainOptions) -> tuple[SearchRequest, dict[str, Any], Plan | None]:

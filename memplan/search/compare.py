@@ -105,4 +105,5 @@ def values_of(row: Row) -> dict[str, Any]:
     claim = values.pop("claim")
     values["guide_says"] = None if claim is None else claim.says
     values["guide_bytes"] = None if claim is None else claim.says_bytes
+    values["guide_code_bytes"] = None if claim is None else claim.code_bytes
     return values

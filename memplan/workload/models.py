@@ -26,6 +26,13 @@ class ModelTraits(NamedTuple):
     """Relations have a part that does not change with time."""
     is_temporal: bool
     """Relations have a part that is multiplied by the timestamp's row."""
+    is_continuous: bool = False
+    """The score has the timestamp itself in it, as a number."""
+
+    @property
+    def knows_time(self) -> bool:
+        """Whether a fact's score depends on when."""
+        return self.is_temporal or self.is_continuous
 
     @property
     def scores(self) -> tuple[Score, ...]:

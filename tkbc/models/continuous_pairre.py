@@ -49,7 +49,7 @@ class ContinuousPairRE(PairREFamily):
     PairRE's: over e_h, the relation's vectors and e_t.
     """
 
-    traits = ModelTraits(is_complex=False, is_static=True, is_temporal=False)
+    traits = ModelTraits(is_complex=False, is_static=True, is_temporal=False, is_continuous=True)
     recipes = (Recipe("plain", None, "PairRE's", {**SETTINGS, **STATIC}, 0.2, 30, cooldown=0.25),)
 
     @staticmethod

@@ -9,15 +9,15 @@ from memplan.errors import DoesNotFitError
 from memplan.plan import Plan
 from tkbc.data.dataset import Dataset
 from tkbc.models import MODELS
-from tkbc.ranking.evaluation import Evaluation, evaluate
+from tkbc.ranking.evaluation import Ranks, count_rivals
 from tkbc.runs.checkpoint import load_model
 from tkbc.runs.recovery import is_out_of_memory
 from tkbc.scoring import make_score
 from tkbc.step.threads import score_threads
 
 
-def rank_with(checkpoint: Path, plan: Plan, dataset: Dataset, split: Literal["valid", "test"]) -> Evaluation:
-    """Return the filtered metrics of ``split`` with the tables in the folder ``checkpoint``.
+def rank_with(checkpoint: Path, plan: Plan, dataset: Dataset, split: Literal["valid", "test"]) -> Ranks:
+    """Return what decides the ranks of ``split`` with the tables in the folder ``checkpoint``.
 
     Raises:
         DoesNotFitError: memory runs out.
@@ -29,7 +29,7 @@ def rank_with(checkpoint: Path, plan: Plan, dataset: Dataset, split: Literal["va
         load_model(checkpoint, model)
         score = make_score(workload.score, workload.scoring, workload.device, workload.threads, workload.precision)
         with score_threads(workload):
-            return evaluate(model, score, dataset.queries(split), dataset.filter_index, workload)
+            return count_rivals(model, score, dataset.queries(split), dataset.filter_index, workload)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise

@@ -35,6 +35,20 @@ class Answer(NamedTuple):
     nearest_other_time: str | None
 
 
+class Moment(NamedTuple):
+    """One of the likeliest times of a fact."""
+
+    place: int
+    """From 1, by score."""
+    time: str
+    score: float
+    """The fact's score at that time, as ``predict`` gives it."""
+    probability: float
+    """Of a softmax over all times."""
+    known_in: tuple[str, ...]
+    """The splits that hold the fact at that time."""
+
+
 class Neighbour(NamedTuple):
     """One of the nearest embeddings."""
 
@@ -117,7 +131,7 @@ class TrainedModel:
         given = tail if head is None else head
         if given is None or (head is not None and tail is not None):
             raise UsageError("say one of head and tail: the other is what is asked for")
-        if time is None and workload.traits.is_temporal:
+        if time is None and workload.traits.knows_time:
             raise UsageError(
                 f"{workload.model} answers for a time: add --time, one of the {len(data.timestamps):,} from "
                 f"{data.timestamps[0]!r} to {data.timestamps[-1]!r}"
@@ -155,6 +169,40 @@ class TrainedModel:
                 )
             )
         return found
+
+    def when(self, head: str, relation: str, tail: str, *, top: int = 10) -> list[Moment]:
+        """Return the ``top`` likeliest times of the fact (head, relation, tail); of equal scores the earlier first.
+
+        Raises:
+            UsageError: a name that the data do not have, or a model whose score does not depend on time.
+            MemplanError: a score is not a finite number.
+        """
+        from tkbc.ranking.times import likely_times
+
+        if not self.model.traits.knows_time:
+            raise UsageError(
+                f"{self.model.workload.model} scores a fact alike at all times: ask a model that knows time"
+            )
+        found = likely_times(self.model, self.data, *self.find_fact(head, relation, tail), top)
+        return [
+            Moment(place, self.data.timestamps[moment.time], moment.score, moment.probability, moment.known_in)
+            for place, moment in enumerate(found, start=1)
+        ]
+
+    def find_fact(self, head: str, relation: str, tail: str) -> tuple[int, int, int]:
+        """Return the ids of a head, a relation and a tail; names may differ in case and underscores.
+
+        Raises:
+            UsageError: a name that the data do not have.
+        """
+        from tkbc.use.names import find_name
+
+        data = self.data
+        return (
+            find_name("entity", head, data.entities),
+            find_name("relation", relation, data.relations),
+            find_name("entity", tail, data.entities),
+        )
 
     def nearest(self, name: str, *, of: str = "entity", top: int = 10) -> list[Neighbour]:
         """Return the ``top`` nearest neighbours, by cosine, of an entity, or ``of`` a relation or time.

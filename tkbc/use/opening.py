@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast, get_args
 
 from memplan.device.target import resolve
 from memplan.errors import MemplanError, UsageError
@@ -15,11 +15,19 @@ from tkbc.runs.readiness import check_device, prepare_torch
 
 if TYPE_CHECKING:
     from tkbc.data import Dataset
-    from tkbc.ranking.evaluation import Evaluation
+    from tkbc.ranking.evaluation import Ranks
     from tkbc.runs.state import RunState
 
 Held = Literal["valid", "test"]
 Tell = Callable[[str], None]
+
+
+class Ranked(NamedTuple):
+    """A split ranked with a run's best checkpoint."""
+
+    checkpoint: str
+    data: Dataset
+    ranks: Ranks
 
 
 def open_checkpoint(run: Path, data_dir: Path | None, tell: Tell) -> tuple[str, RunState, Dataset]:
@@ -42,8 +50,8 @@ def open_checkpoint(run: Path, data_dir: Path | None, tell: Tell) -> tuple[str, 
     return name, state, data
 
 
-def rank_run(run: Path, split: str, data_dir: Path | None, tell: Tell) -> tuple[str, Evaluation]:
-    """Return the name of the run's best checkpoint and the filtered metrics of ``split`` with it.
+def rank_run(run: Path, split: str, data_dir: Path | None, tell: Tell) -> Ranked:
+    """Rank ``split`` with the run's best checkpoint.
 
     Raises:
         UsageError: no such split.
@@ -59,7 +67,7 @@ def rank_run(run: Path, split: str, data_dir: Path | None, tell: Tell) -> tuple[
     check_device(state.plan, target)
     from tkbc.use.evaluate import rank_with
 
-    return name, rank_with(run / "checkpoint" / name, state.plan, data, cast(Held, split))
+    return Ranked(name, data, rank_with(run / "checkpoint" / name, state.plan, data, cast(Held, split)))
 
 
 def data_folder_of(state: RunState) -> Path | None:

@@ -95,24 +95,28 @@ def train(
 def evaluate(
     run: Annotated[Path, typer.Argument(help=RUN_HELP)],
     split: Annotated[str, typer.Option(help="valid or test.")] = "test",
+    by: Annotated[
+        str | None, typer.Option(help="relation or time: each one's MRR and Hits too, the most queries first.")
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many of them to show; --json has all.")] = 20,
     data_dir: Annotated[Path | None, typer.Option(help="Where datasets lie; else as when it was trained.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Rank a split with a run's best checkpoint: MRR and Hits for tails, heads and both, ties every way."""
+    """Rank a split with a run's best checkpoint: MRR and Hits for tails, heads and both, ties every way.
+
+    Beside each MRR is its 95% confidence interval: a bootstrap of the facts ranked, 1,000 times.
+    """
     from memplan.app.jobs.evaluate import evaluate_command
     from tkbc.runs.listing import find_run
 
     run = find_run(run)
-    name, found = evaluate_command(run, split, data_dir)
+    found = evaluate_command(run, split, by, data_dir)
     if as_json:
-        print_json({"run": str(run), "checkpoint": name, "split": split, **found})
+        print_json(found)
         return
-    from memplan.app.views.terminal import listing, make_console
+    from memplan.app.views.quality import print_quality
 
-    columns = ("", "MRR>", "Hits@1>", "Hits@3>", "Hits@10>")
-    rows = [(kind, *(f"{value:.4f}" for value in metrics.values())) for kind, metrics in found.items()]
-    make_console().print(f"{split} of {run}, checkpoint {name}", soft_wrap=True)
-    make_console().print(listing(columns, rows))
+    print_quality(found, top)
 
 
 def runs(

@@ -23,37 +23,45 @@ def predict(
     time: Annotated[
         str | None, typer.Option(help="When. Models without time need none: it marks what is known then.")
     ] = None,
+    when: Annotated[bool, typer.Option("--when", help="Ask for the likely times of head, relation and tail.")] = False,
     top: Top = 10,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the likeliest tails (or heads) of a question with a run's best checkpoint, and mark those that are known."""
-    from memplan.app.jobs.use import predict_command
+    """List the likeliest tails (or heads, or times) of a question with a run's best checkpoint, and mark the known."""
+    from memplan.app.jobs.use import predict_command, when_command
     from tkbc.runs.listing import find_run
 
-    found = predict_command(find_run(run), head, relation, tail, time, top, data_dir)
+    ask = when_command if when else predict_command
+    found = ask(find_run(run), head, relation, tail, time, top, data_dir)
     if as_json:
         print_json(found)
         return
     from memplan.app.views.terminal import listing, make_console, printable
 
-    question = (found["head"] or "?", found["relation"], found["tail"] or "?", found["time"])
+    question = (found["head"] or "?", found["relation"], found["tail"] or "?", "?" if when else found["time"])
     console = make_console()
     asked = printable("  ".join(part for part in question if part is not None))
     console.print(asked, style="bold", soft_wrap=True)
     _print_source(found)
-    columns = (">", "head" if found["head"] is None else "tail", "score>", "probability>", "known")
-    rows = (
-        (str(row["place"]), row["entity"], f"{row['score']:.4f}", f"{row['probability']:.2%}", _known(row))
-        for row in found["answers"]
-    )
-    console.print(listing(columns, rows))
+    if when:
+        console.print(listing((">", "time", *SCORED), (_scored(row, "time") for row in found["times"])))
+        return
+    columns = (">", "head" if found["head"] is None else "tail", *SCORED)
+    console.print(listing(columns, (_scored(row, "entity") for row in found["answers"])))
+
+
+SCORED = ("score>", "probability>", "known")
+
+
+def _scored(row: dict[str, Any], what: str) -> tuple[str, ...]:
+    return str(row["place"]), row[what], f"{row['score']:.4f}", f"{row['probability']:.2%}", _known(row)
 
 
 def _known(row: dict[str, Any]) -> str:
     """Return where the data hold an answer, as text: its splits, and how often at other times."""
     parts = [", ".join(row["known_in"])] if row["known_in"] else []
-    if row["other_times"]:
+    if row.get("other_times"):
         times = "time" if row["other_times"] == 1 else "times"
         parts.append(f"at {row['other_times']:,} other {times}, nearest {row['nearest_other_time']}")
     return "; ".join(parts)

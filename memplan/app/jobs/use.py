@@ -27,7 +27,8 @@ def predict_command(
         DoesNotFitError, MemplanError: as ``open_trained``.
     """
     if (head is None) == (tail is None):
-        raise UsageError("say one of --head and --tail: the other is what is asked for")
+        way_out = "" if head is None else "; of both, --when asks for the time"
+        raise UsageError(f"say one of --head and --tail: the other is what is asked for{way_out}")
     found = open_trained(run, data_dir, tell_on_stderr)
     data, question = found.data, found.question(head, relation, tail, time)
     return {
@@ -37,6 +38,35 @@ def predict_command(
         "tail": None if question.asks_tail else data.entities[question.entity],
         "time": None if question.time is None else data.timestamps[question.time],
         "answers": [{**answer._asdict(), "known_in": list(answer.known_in)} for answer in found.answers(question, top)],
+    }
+
+
+def when_command(
+    run: Path,
+    head: str | None,
+    relation: str,
+    tail: str | None,
+    time: str | None,
+    top: int,
+    data_dir: Path | None,
+) -> dict[str, Any]:
+    """Return a fact as the data write it and its likeliest times, as ``memplan predict --when --json`` prints them.
+
+    Raises:
+        UsageError: not both of head and tail, a time, a name that the data do not have, or a model without time.
+        DoesNotFitError, MemplanError: as ``open_trained``.
+    """
+    if head is None or tail is None or time is not None:
+        raise UsageError("--when asks for the time of a fact: say --head, --relation and --tail, and no --time")
+    found = open_trained(run, data_dir, tell_on_stderr)
+    times = found.when(head, relation, tail, top=top)
+    data, (h, r, t) = found.data, found.find_fact(head, relation, tail)
+    return {
+        **found.about,
+        "head": data.entities[h],
+        "relation": data.relations[r],
+        "tail": data.entities[t],
+        "times": [{**moment._asdict(), "known_in": list(moment.known_in)} for moment in times],
     }
 
 

@@ -79,7 +79,13 @@ def _wide_comparison(rows: list[Row], *, is_guide: bool) -> Table:
     columns += [("here", "<"), ("on GPUs", "<")]
     if is_guide:
         table = new_table(
-            "where in the guide", ("dataset", "<"), ("it says", ">"), ("one tensor", ">"), ("rank", ">"), *columns
+            "where in the guide",
+            ("dataset", "<"),
+            ("it says", ">"),
+            ("one tensor", ">"),
+            ("its code", ">"),
+            ("rank", ">"),
+            *columns,
         )
     else:
         table = new_table("rank", *columns)
@@ -87,8 +93,9 @@ def _wide_comparison(rows: list[Row], *, is_guide: bool) -> Table:
         cells: list[str | Text] = []
         if row.claim is not None:
             again = row.scoring != "materialized"  # the configuration's second row
-            cells = ["", "", "", ""] if again else [
-                row.claim.place, row.claim.dataset, row.claim.says, f"{row.tensor_bytes / 1e9:.2f} GB"
+            cells = [""] * 5 if again else [
+                row.claim.place, row.claim.dataset, row.claim.says, f"{row.tensor_bytes / 1e9:.2f} GB",
+                f"{row.claim.code_bytes / 1e9:.2f} GB",
             ]  # fmt: skip
         table.add_row(
             *cells,
@@ -112,7 +119,7 @@ def _narrow_comparison(rows: list[Row], *, is_guide: bool) -> RenderableType:
         claim = row.claim
         if not parts or (claim is not None and row.scoring == "materialized"):
             if claim is not None:
-                tensor = f"one tensor {row.tensor_bytes / 1e9:.2f} GB"
+                tensor = f"one tensor {row.tensor_bytes / 1e9:.2f}, code {claim.code_bytes / 1e9:.2f}"
                 parts.append(Text(f"{claim.place}, {claim.dataset}: it says {claim.says}, {tensor}", style="bold"))
             table = new_table("rank", *columns, ("GPUs from", ">"))
             table.show_header = len(parts) < 2

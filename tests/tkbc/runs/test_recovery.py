@@ -102,7 +102,7 @@ def run_with_accidents(
     graph = random_graph(SHAPE, n_valid=30, n_test=30)
     target = Target("cpu", "CPU", 2**30, "test", cpu_rates(), 0)
     made = plan(graph.shape, target, n_queries=60, **settings_of(CONFIGURATIONS[0]))
-    mode, original_step, original_evaluate, ranked = OutOfMemoryAt(at), Trainer.step, evaluation.evaluate, 0
+    mode, original_step, original_evaluate, ranked = OutOfMemoryAt(at), Trainer.step, evaluation.count_rivals, 0
 
     def failing_step(self: Trainer, *arguments: Any) -> None:
         with mode if self.steps == step else nullcontext():
@@ -117,7 +117,7 @@ def run_with_accidents(
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "step", failing_step)
-        patch.setattr(run, "evaluate", failing_evaluate)
+        patch.setattr(run, "count_rivals", failing_evaluate)
         settings = TrainSettings(learning_rate=0.1, max_epochs=2, valid_freq=1)
         return train(made, graph, settings, folder), mode
 

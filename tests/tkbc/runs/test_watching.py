@@ -139,8 +139,9 @@ def test_evaluate_runs_and_monitor_show_a_run(tmp_path: Path, monkeypatch: pytes
     assert found["optimistic"]["mrr"] >= found["both"]["mrr"] >= found["pessimistic"]["mrr"]
     assert read_json("evaluate", "runs/one", "--split", "valid")["split"] == "valid"
     shown = invoke("evaluate", "runs/one").stdout
-    assert re.search(r"both +0\.\d{4}", shown)
+    assert re.search(r"both +0\.\d{4}  0\.\d{4}–0\.\d{4}  0\.\d{4}", shown)
     fails(2, "'train' is neither valid nor test", "evaluate", "runs/one", "--split", "train")
+    fails(2, "--by 'tail': relation or time", "evaluate", "runs/one", "--by", "tail")
     fails(1, "no such run", "evaluate", "nowhere")
 
     shown = invoke("monitor", "runs/one", "--follow").stdout

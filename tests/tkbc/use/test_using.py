@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from benchmarks.unfair import mrr_by_bias
 from memplan.errors import MemplanError, UsageError
 from memplan.workload import ModelName, Precision, Score
 from tests.conftest import random_graph, write_folder
 from tests.support.cli import fails, invoke, read_json
 from tests.support.training import SHAPE, make_plan
 from tests.support.using import Trained, train_one
+from tkbc import load
 from tkbc.data import load_dataset
 from tkbc.data.dataset import NO_TIME
 from tkbc.models import Batch
@@ -111,6 +113,64 @@ def test_answers_are_those_of_the_naive_formula_and_known_ones_those_of_the_file
         near = answer["nearest_other_time"]
         days = {other: abs(int(other[-2:]) - int(when[-2:])) for other in others}
         assert near is None if not others else days[near] == min(days.values())
+
+
+def test_the_times_of_a_fact_are_scored_as_prediction_scores_it_at_each(trained: Trained) -> None:
+    graph = trained.graph
+    head, relation, tail, _ = graph.test[0]
+    fact = [
+        "predict", str(trained.run), "--head", graph.entities[head], "--relation", graph.relations[relation],
+        "--tail", graph.entities[tail], "--when",
+    ]  # fmt: skip
+    if "time" not in trained.tables:
+        fails(2, f"{trained.model} scores a fact alike at all times: ask a model that knows time", *fact)
+        return
+    found = read_json(*fact, "--top", "1000")
+    assert (found["head"], found["tail"]) == (graph.entities[head], graph.entities[tail])
+    scores = np.array([naive_scores(trained, head, relation, time)[tail] for time in range(len(graph.timestamps))])
+    order = np.argsort(-scores)
+    times = found["times"]
+    assert [row["time"] for row in times] == [graph.timestamps[time] for time in order]
+    assert [row["place"] for row in times] == list(range(1, len(order) + 1))
+    assert [row["score"] for row in times] == pytest.approx(scores[order], rel=1e-4, abs=1e-6)
+    weights = np.exp(scores[order])
+    assert [row["probability"] for row in times] == pytest.approx(weights / weights.sum(), rel=1e-4)
+    known = raw_facts(trained.data)[graph.entities[head], graph.relations[relation], graph.entities[tail]]
+    assert {row["time"]: set(row["known_in"]) for row in times if row["known_in"]} == known
+    likeliest = times[0]
+    asked = ["--relation", graph.relations[relation], "--time", likeliest["time"], "--top", "1000"]
+    answers = read_json("predict", str(trained.run), "--head", graph.entities[head], *asked)["answers"]
+    (same,) = [answer for answer in answers if answer["entity"] == graph.entities[tail]]
+    assert same["score"] == pytest.approx(likeliest["score"], rel=1e-6)
+
+
+@pytest.mark.parametrize(("model", "score"), [("TPairRE", "dot"), ("ContinuousPairRE", "l1")])
+def test_times_are_told_where_no_single_query_has_them_all(tmp_path: Path, model: ModelName, score: Score) -> None:
+    """A dot score quadratic in time, and a time that is a number and no row."""
+    trained = train_one(tmp_path, model, score, max_epochs=1)
+    head, relation, tail, _ = trained.graph.train[0]
+    names = trained.graph.entities
+    loaded = load(trained.run)
+    for moment in loaded.when(names[head], trained.graph.relations[relation], names[tail], top=3):
+        answers = loaded.predict(
+            head=names[head], relation=trained.graph.relations[relation], time=moment.time, top=len(names)
+        )
+        (same,) = [answer for answer in answers if answer.entity == names[tail]]
+        assert moment.score == pytest.approx(same.score, rel=1e-6)
+        assert moment.known_in == same.known_in
+    question = ["predict", str(trained.run), "--head", names[head], "--relation", trained.graph.relations[relation]]
+    fails(2, f"{model} answers for a time: add --time", *question)
+
+
+def test_over_intervals_a_fact_is_known_at_every_time_of_them() -> None:
+    from tkbc.data import Dataset
+    from tkbc.ranking.times import known_times
+
+    train = np.array([[0, 0, 1, 2, 4], [0, 0, 1, 7, 7], [1, 0, 0, 0, 9]], dtype=np.int32)
+    test = np.array([[0, 0, 1, 4, 5], [0, 1, 1, 0, 9]], dtype=np.int32)
+    data = Dataset("d", ("a", "b"), ("r", "s"), tuple(map(str, range(10))), train, test[1:], test)
+    expected = {2: ("train",), 3: ("train",), 4: ("train", "test"), 5: ("test",), 7: ("train",)}
+    assert known_times(data, 0, 0, 1) == expected
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -274,12 +334,44 @@ def test_tables_for_a_reader_name_the_question_and_what_is_known(one: Trained) -
     assert len(shown) == 6
 
 
+def test_evaluate_by_relation_and_time_groups_what_the_run_reported(one: Trained) -> None:
+    """As many queries as the test split holds, the metrics of relations as training kept them."""
+    found = read_json("evaluate", str(one.run), "--by", "relation")
+    kept = json.loads((one.run / "metrics.jsonl").read_text().splitlines()[-1])["by_relation"]
+    assert [group["relation"] for group in found["groups"]] == [row["relation"] for row in kept]
+    for group, row in zip(found["groups"], kept, strict=True):
+        assert group["n_queries"] == 2 * row["n_facts"]
+        assert all(group[name] == row[name] for name in ("mrr", "hits_at_1", "hits_at_3", "hits_at_10"))
+        low, high = group["mrr_interval"]
+        assert low < group["mrr"] < high
+    by_time = read_json("evaluate", str(one.run), "--by", "time")
+    counts = Counter(one.graph.timestamps[time] for time in one.graph.test[:, 3])
+    assert {group["time"]: group["n_queries"] for group in by_time["groups"]} == {t: 2 * n for t, n in counts.items()}
+    weighted = sum(group["n_queries"] * group["mrr"] for group in by_time["groups"])
+    assert weighted / found["n_queries"] == pytest.approx(found["both"]["mrr"])
+    shown = invoke("evaluate", str(one.run), "--by", "relation", "--top", "2").stdout.splitlines()
+    assert [line.split()[0] for line in shown[-3:-1]] == [row["relation"] for row in kept[:2]]
+    rest = sum(2 * row["n_facts"] for row in kept[2:])
+    assert shown[-1] == f"{len(kept) - 2} more with {rest} queries: --top {len(kept)}"
+
+
+def test_a_term_that_only_the_target_has_is_what_raises_the_mrr(one: Trained) -> None:
+    """The check of docs/results.md: without the term it is the run's own MRR, with more of it the MRR only grows."""
+    loaded = load(one.run)
+    without, *with_it = mrr_by_bias(loaded.model, loaded.data, "test")
+    assert without == pytest.approx(read_json("evaluate", str(one.run))["both"]["mrr"], rel=1e-6)
+    assert [without, *with_it] == sorted([without, *with_it])
+    assert with_it[-1] > 2 * without
+
+
 def test_mistakes_are_told_in_one_line_with_the_way_out(
     one: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, asked = str(one.run), ["--relation", "r1", "--time", "2014-05-04"]
     fails(2, "say one of --head and --tail", "predict", run, *asked)
     fails(2, "say one of --head and --tail", "predict", run, *asked, "--head", "e9", "--tail", "e9")
+    fails(2, "of both, --when asks for the time", "predict", run, *asked, "--head", "e9", "--tail", "e9")
+    fails(2, "say --head, --relation and --tail, and no --time", "predict", run, *asked, "--head", "e9", "--when")
     fails(2, r"no entity 'Irann'; did you mean 'Iran'", "predict", run, *asked, "--head", "Irann")
     fails(2, "'south korea': could be 'South Korea' or 'South_Korea'", "nearest", run, "south korea")
     fails(2, r"no relation 'x9'|no relation 'xyz' among 4", "nearest", run, "xyz", "--of", "relation")
