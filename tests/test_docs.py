@@ -106,10 +106,14 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     begun: list[Any] = []
 
     def train(plan: Any, graph: Any, settings: Any, *_: Any, **__: Any) -> None:
-        begun.append((plan.workload, graph.name, settings))
+        begun.append((plan.workload, graph.dataset, settings))
         raise _Planned
 
+    def launch(task: Any) -> None:
+        train(task.plan, task, task.settings)
+
     monkeypatch.setattr("tkbc.runs.train.train", train)
+    monkeypatch.setattr("memplan.app.jobs.together.launch", launch)
     monkeypatch.setattr("memplan.app.jobs.train.prepare_torch", lambda *_: None)
     return begun
 

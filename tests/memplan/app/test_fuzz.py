@@ -86,7 +86,8 @@ def spoil_json(content: bytes, draw: random.Random) -> bytes:
              "torch", "totals", "seconds", "tensorboard", "deterministic", "strict_memory", "no_time_emb", "unit_norm",
              "workspace_bytes", "precision", "learning_rate", "checkpoint_minutes", "emb_reg", "time_reg",
              "threads", "data_dir", "intervals", "n3_parts", "cooldown", "device_total_bytes",
-             "mesh", "shards", "replicas", "process"}  # fmt: skip
+             "mesh", "shards", "replicas", "process", "choices", "negatives", "seconds_error", "minutes",
+             "spent_seconds", "has_timed_out"}  # fmt: skip
     key = draw.choice([key for key in place if key not in loose] or list(place))
     wrong = [None, [], {}, "", "zwölf", -1, -(10**30), 10**400, float("nan"), float("inf"), 1.5, {"a": [1]}]
     place[key] = draw.choice(wrong)

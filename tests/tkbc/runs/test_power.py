@@ -91,7 +91,7 @@ def test_every_line_that_was_reported_survives(
         told += 1
         left = disk.lose_power(tmp_path / str(told)) / "run" / "metrics.jsonl"
         assert len(left.read_text().splitlines()) == told
-        assert json.loads(left.read_text().splitlines()[-1]) == line.model_dump(exclude_unset=True)
+        assert json.loads(left.read_text().splitlines()[-1]) == json.loads(line.model_dump_json(exclude_unset=True))
 
     monkeypatch.setattr(RunFolder, "append", append)
     begin(disk.root / "run", **ADAGRAD)
