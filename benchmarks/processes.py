@@ -40,7 +40,7 @@ def train(folder: Path, given: list[str]) -> dict[str, Any]:
         "command": " ".join(["memplan", "train", *given]),
         "seconds_per_epoch": statistics.median(epoch.seconds for epoch in found.epochs[1:]),
         "losses": [epoch.loss for epoch in found.epochs],
-        "test_mrr": found.final.test["both"]["mrr"],
+        "test_mrr": found.final.test.both.mrr,
         "predicted_bytes": [check["peak"]["predicted"]["requested_bytes"] for check in checks],
         "measured_bytes": [check["peak"]["measured"]["requested_bytes"] for check in checks],
     }
