@@ -29,8 +29,9 @@ class DoesNotFitError(MemplanError):
 class FailedElsewhereError(MemplanError):
     """Another of the processes that train together failed, and says why; this one has nothing to add."""
 
-    def __init__(self, message: str = "another process of the training failed") -> None:
+    def __init__(self, message: str = "another process of the training failed", exit_code: int = 1) -> None:
         super().__init__(message)
+        self.exit_code = exit_code
 
 
 class NotFiniteError(MemplanError):

@@ -18,8 +18,8 @@ class _Group(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except FailedElsewhereError:
-            raise typer.Exit(1) from None  # the process that failed has said why
+        except FailedElsewhereError as error:
+            raise typer.Exit(error.exit_code) from None  # the process that failed has said why
         except MemplanError as error:
             typer.echo("\n".join(map(_printable, f"memplan: {error}".split("\n"))), err=True)
             raise typer.Exit(error.exit_code) from None

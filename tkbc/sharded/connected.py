@@ -122,6 +122,27 @@ def told_by_first(meeting: Meeting, text: str | None) -> str:
 
 
 @contextmanager
+def said_once(meeting: Meeting) -> Iterator[None]:
+    """Let one process alone tell of an error that several meet, such as data that have changed.
+
+    Raises:
+        FailedElsewhereError: another one tells of it; the exit status is that of the error here.
+    """
+    try:
+        yield
+    except FailedElsewhereError:
+        raise
+    except MemplanError as error:
+        try:
+            is_first = meeting.store.add("said", 1) == 1
+        except RuntimeError:  # whoever kept the store is gone
+            is_first = True
+        if is_first:
+            raise
+        raise FailedElsewhereError(str(error), error.exit_code) from None
+
+
+@contextmanager
 def joined(meeting: Meeting, device: DeviceType) -> Iterator[None]:
     """Connect the processes of a meeting; on CUDA each has a GPU of its own, the current one from now on.
 

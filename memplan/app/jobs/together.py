@@ -130,7 +130,7 @@ def work(task: Task | None) -> None:
         prepare_torch(task.plan)  # before PyTorch is loaded, where what is to be trained is known by then
     from tkbc.data import load_dataset
     from tkbc.runs.train import resume, train
-    from tkbc.sharded.connected import Connected, joined, meet, told_by_first
+    from tkbc.sharded.connected import Connected, joined, meet, said_once, told_by_first
 
     meeting = meet()
     told = Task.model_validate_json(told_by_first(meeting, None if task is None else task.model_dump_json()))
@@ -140,8 +140,8 @@ def work(task: Task | None) -> None:
     prepare_torch(told.plan)
     check_device(told.plan, resolve(workload.device, None))
     leads, launcher = meeting.process == 0, os.getppid()
-    graph = load_dataset(told.dataset, told.data_dir)
-    with joined(meeting, workload.device):
+    with said_once(meeting), joined(meeting, workload.device):
+        graph = load_dataset(told.dataset, told.data_dir)
         processes = Connected(workload.model_copy(update={"process": meeting.process}))
 
         def run(reporter: Reporter, asked_to_stop: Callable[[], bool]) -> Result:
@@ -170,8 +170,8 @@ def main() -> None:
     lose_no_output()
     try:
         work(Task.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8")))
-    except FailedElsewhereError:
-        raise SystemExit(1) from None  # that process has said why
+    except FailedElsewhereError as error:
+        raise SystemExit(error.exit_code) from None  # that process has said why
     except MemplanError as error:
         typer.echo(f"memplan: {printable(str(error))}", err=True)
         raise SystemExit(error.exit_code) from None
