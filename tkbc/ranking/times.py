@@ -23,6 +23,10 @@ TIMES_AT_ONCE = 256
 """Timestamps whose queries are encoded together: some ten (256, width) tensors at rank 2,000 take 20 MiB."""
 
 
+SORTING_SCORES = 16
+"""What ``average_precision`` takes on the host for each score, in scores of 4 bytes; a test looks."""
+
+
 class Moment(NamedTuple):
     """A timestamp, the fact's score at it, its probability by a softmax over all, and the splits that hold it then."""
 
@@ -112,13 +116,14 @@ def time_precisions(model: Model, score: PairwiseScore, data: Dataset, facts: Id
 def facts_at_once(model: Model) -> int:
     """Return how many facts are scored over time together: so many that it takes no more than a batch of ranking.
 
-    Its query needs at most twice a ranking query's tensors, and its scores of all T timestamps lie where a ranking
-    batch has b · C. A single fact may need more than a batch of a single query, by some rows of the tables, but never
-    more than the evaluation's planned peak, which counts the gradients' tables that are not there.
+    Its query needs at most twice a ranking query's tensors, and its scores of all T timestamps and their sorting lie
+    where a ranking batch has b · C scores. A single fact may need more than a batch of a single query, by some rows of
+    the tables, but never more than the evaluation's planned peak, which counts gradients that are not there.
     """
     workload = model.workload
     batch = workload.eval_batch_size
-    return max(1, min(batch // 2, batch * workload.eval_chunk_size // workload.n_timestamps))
+    room = batch * workload.eval_chunk_size // SORTING_SCORES
+    return max(1, min(batch // 2, room // workload.n_timestamps))
 
 
 def _scores_over_time(model: Model, score: PairwiseScore, facts: Ids, times: Tensor) -> npt.NDArray[np.float32]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -20,7 +21,7 @@ from tkbc.data.dataset import NO_TIME
 from tkbc.measure.meter import CpuMeter
 from tkbc.models import MODELS, Model
 from tkbc.ranking.evaluation import count_rivals
-from tkbc.ranking.times import average_precision, facts_at_once, time_precisions
+from tkbc.ranking.times import SORTING_SCORES, average_precision, facts_at_once, time_precisions
 from tkbc.scoring import make_score
 
 SHAPE = Shape(n_entities=23, n_relations=2, n_timestamps=7, n_facts=60, intervals=True)
@@ -54,6 +55,18 @@ def test_by_hand() -> None:
     right = np.array([[0, 1, 0, 0, 0], [1, 0, 1, 1, 0], [0, 1, 1, 0, 0]], dtype=bool)
     # One right one that ties with another, third at worst; three at places 1, 3 and 4; nothing told apart.
     assert average_precision(scores, right) == pytest.approx([1 / 3, (1 + 2 / 3 + 3 / 4) / 3, 2 / 5])
+
+
+def test_sorting_takes_no_more_than_is_counted() -> None:
+    scores = np.random.default_rng(0).random((300, 200), dtype=np.float32)
+    right = scores > 0.7
+    tracemalloc.start()
+    try:
+        average_precision(scores, right)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert scores.nbytes + right.nbytes + peak < SORTING_SCORES * scores.nbytes
 
 
 def expected_of(model: Model, graph: Dataset, n_times: int) -> list[float]:
