@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from tkbc.api import TrainOptions, evaluate, load, train
     from tkbc.runs.reporter import Reporter, Result
     from tkbc.use.model import TrainedModel
+    from tkbc.use.quality import Quality
 
-__all__ = ["Reporter", "Result", "TrainOptions", "TrainedModel", "evaluate", "load", "train"]
+__all__ = ["Quality", "Reporter", "Result", "TrainOptions", "TrainedModel", "evaluate", "load", "train"]
 
 
 def __getattr__(name: str) -> object:

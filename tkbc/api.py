@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
 from memplan.app.api import Settings, as_options
 from memplan.app.jobs.prepare import check_free, check_settled, new_folder, prepare
@@ -17,10 +17,7 @@ from tkbc.runs.readiness import check_device, prepare_torch
 from tkbc.runs.reporter import Reporter, Result
 from tkbc.runs.settings import TrainSettings
 from tkbc.use.model import TrainedModel, open_trained
-from tkbc.use.opening import rank_run
-
-if TYPE_CHECKING:
-    from tkbc.ranking.evaluation import Evaluation
+from tkbc.use.quality import By, Quality, evaluate_run
 
 
 class TrainOptions(Settings, total=False):
@@ -111,15 +108,20 @@ def load(run: str | Path | Result, *, data_dir: str | Path | None = None) -> Tra
     return found
 
 
-def evaluate(run: str | Path | Result, split: str = "test", *, data_dir: str | Path | None = None) -> Evaluation:
-    """Return the filtered metrics of ``valid`` or ``test`` with a run's best checkpoint, on the device of its plan.
+def evaluate(
+    run: str | Path | Result, split: str = "test", *, by: By | None = None, data_dir: str | Path | None = None
+) -> Quality:
+    """Return how well a run's best checkpoint ranks ``valid`` or ``test``, on the device of its plan.
 
-    Args and raises as ``load``; also UsageError where there is no such split.
+    That is what ``memplan evaluate`` shows: filtered metrics with bootstrap intervals, the average precision of times,
+    and with ``by`` the metrics of each ``relation``, ``time`` or ``kind`` of time.
+
+    Args and raises as ``load``; also UsageError where there is no such split or ``by``.
     """
     notices: list[str] = []
-    found = rank_run(_folder_of(run), split, None if data_dir is None else Path(data_dir), notices.append)
+    found = evaluate_run(_folder_of(run), split, by, None if data_dir is None else Path(data_dir), notices.append)
     _warn(notices)
-    return found.ranks.evaluation()
+    return found
 
 
 def _sorted_out(dataset: str | Path | Plan, options: TrainOptions) -> tuple[SearchRequest, dict[str, Any], Plan | None]:

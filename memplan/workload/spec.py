@@ -116,7 +116,7 @@ class Workload(Shape):
             raise ValueError(f"score: {self.model} is scored with {' or '.join(traits.scores)}, not {self.score}")
         if self.time_reg > 0 and not traits.is_temporal:
             raise ValueError(f"time_reg: {self.time_reg:g}: {self.model} has no timestamps to regularize; leave it out")
-        if self.predicts_time and self.score == "dot" and not traits.is_complex:
+        if self.predicts_time and not self.can_predict_time:
             raise ValueError(
                 f"score: {self.model} with dot is quadratic in the timestamp and cannot predict the time of facts that "
                 "hold over intervals; use l1 or l2"
@@ -195,6 +195,11 @@ class Workload(Shape):
     def width(self) -> int:
         """Floats in one embedding row."""
         return 2 * self.rank if self.traits.is_complex else self.rank
+
+    @property
+    def can_predict_time(self) -> bool:
+        """Whether one query scores a fact at all timestamps: they have rows, and the score is not quadratic in them."""
+        return self.traits.is_temporal and (self.traits.is_complex or self.score != "dot")
 
     @property
     def predicts_time(self) -> bool:

@@ -19,7 +19,7 @@ from memplan.errors import MemplanError, UsageError
 from memplan.workload import Shape
 from tests.conftest import random_graph, write_folder
 from tests.support.cli import read_json
-from tkbc import Reporter, Result, TrainedModel, evaluate, load, train
+from tkbc import Quality, Reporter, Result, TrainedModel, evaluate, load, train
 from tkbc.runs.reporter import EpochReport
 from tkbc.runs.settings import TrainSettings
 
@@ -54,11 +54,30 @@ def test_training_leaves_a_run_as_the_command_does(run: Result) -> None:
 
 
 def test_evaluation_gives_what_training_and_command_gave(run: Result) -> None:
-    assert evaluate(run) == run.test
-    found = read_json("evaluate", str(run.run_folder), "--split", "valid")
-    assert evaluate(str(run.run_folder), "valid").both.mrr == found["both"]["mrr"]
+    assert evaluate(run).metrics == run.test
+    quality = evaluate(str(run.run_folder), "valid", by="relation")
+    assert isinstance(quality, Quality)
+    found = read_json("evaluate", str(run.run_folder), "--split", "valid", "--by", "relation")
+    assert (str(quality.run), quality.checkpoint, quality.split) == (found["run"], found["checkpoint"], found["split"])
+    assert quality.n_queries == found["n_queries"]
+    assert quality.both.mrr == found["both"]["mrr"]
+    for name, metrics in quality.metrics._asdict().items():
+        assert metrics._asdict() == found[name]
+        assert list(quality.intervals[name]) == found["mrr_intervals"][name]
+    assert quality.times is not None
+    assert list(quality.times.interval) == found["times"]["interval"]
+    assert quality.times.average_precision == found["times"]["average_precision"]
+    assert quality.by == found["by"]
+    for group, row in zip(quality.groups, found["groups"], strict=True):
+        shown = {"relation": group.name, "n_queries": 2 * group.n_facts, **group.metrics._asdict()}
+        interval = None if group.n_facts == 1 else list(group.interval)
+        precision = group.average_precision_of_times
+        assert {**shown, "mrr_interval": interval, "average_precision_of_times": precision} == row
+    assert (evaluate(run).by, evaluate(run).groups) == (None, ())
     with pytest.raises(UsageError, match="'train' is neither valid nor test"):
         evaluate(run, "train")
+    with pytest.raises(UsageError, match="--by 'tail': relation, time or kind"):
+        evaluate(run, by="tail")  # type: ignore[arg-type]
 
 
 def test_a_loaded_model_answers_as_the_commands_do(run: Result) -> None:

@@ -1,7 +1,7 @@
-"""How sure an MRR is: percentile intervals from facts drawn again with replacement.
+"""How sure a mean over facts is: percentile intervals from facts drawn again with replacement.
 
 The bootstrap is Efron's (The Annals of Statistics 7(1), 1979); its percentile interval is of Efron and Tibshirani, An
-Introduction to the Bootstrap (1993), chapter 13. It tells how far the MRR would move with other facts of the same kind
+Introduction to the Bootstrap (1993), chapter 13. It tells how far an MRR would move with other facts of the same kind
 to rank, the model as it is; what another seed of the training would change it does not tell.
 """
 
@@ -22,7 +22,7 @@ _LARGEST_PIECE = 2**20
 
 
 class Interval(NamedTuple):
-    """Where an MRR lies in ``LEVEL`` of the resamples; both ends NaN for a single fact, which tells no spread."""
+    """Where a mean lies in ``LEVEL`` of the resamples; both ends NaN for a single fact, which tells no spread."""
 
     low: float
     high: float
@@ -47,6 +47,11 @@ def intervals(ranks: Ranks) -> dict[str, Interval]:
     values = np.array([per_fact[name] for name in Evaluation._fields])
     found = _bootstrap(values, np.zeros(len(tail), dtype=np.int64), 1)
     return {name: row[0] for name, row in zip(Evaluation._fields, found, strict=True)}
+
+
+def interval_of(values: npt.NDArray[np.float64]) -> Interval:
+    """Return the interval of the mean of ``values``, (n,), one a fact."""
+    return _bootstrap(values[None], np.zeros(len(values), dtype=np.int64), 1)[0][0]
 
 
 def intervals_by_group(ranks: Ranks, group: npt.NDArray[np.integer], n_groups: int) -> list[Interval]:

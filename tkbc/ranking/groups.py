@@ -1,14 +1,19 @@
-"""Quality by group: the facts of a split by their relation, their time, or whatever else tells them apart."""
+"""Quality by group: the facts of a split by their relation, their time or its kind."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from tkbc.data.dataset import Dataset
+from tkbc.data.ids import Ids
 from tkbc.ranking.evaluation import Metrics, Ranks
+
+KINDS = ("no time", "one time", "interval", "open begin", "open end")
+"""How a fact's time may be given, in the order of ``kinds_of_time``."""
 
 
 class Group(NamedTuple):
@@ -17,6 +22,30 @@ class Group(NamedTuple):
     name: str
     n_facts: int
     metrics: Metrics
+
+
+def grouping(
+    data: Dataset, split: Literal["valid", "test"], by: Literal["relation", "time", "kind"]
+) -> tuple[Ids, tuple[str, ...]]:
+    """Return each fact's group, (n,), and the groups' names; by time it is the one at which the fact is asked for."""
+    if by == "kind":
+        return kinds_of_time(data, data.split(split)), KINDS
+    column, names = (1, data.relations) if by == "relation" else (3, data.timestamps)
+    return data.queries(split)[:, column], names
+
+
+def kinds_of_time(data: Dataset, facts: Ids) -> Ids:
+    """Return the place in ``KINDS`` of each fact's kind of time; facts (n, 4) or (n, 5) give (n,).
+
+    As they are trained with: an interval that begins at the graph's first timestamp counts as open there, one that
+    ends at its last as open there, and one that is open at both ends has no time.
+    """
+    begin, end, last = facts[:, 3], facts[:, -1], len(data.timestamps) - 1
+    if facts.shape[1] == 4:
+        return np.where((begin == last) & data.has_no_time, 0, 1).astype(np.int32)
+    is_open_before, is_open_after = begin == 0, end == last
+    conditions = [is_open_before & is_open_after, begin == end, is_open_before, is_open_after]
+    return np.select(conditions, [0, 1, 3, 4], default=2).astype(np.int32)
 
 
 def by_group(ranks: Ranks, group: npt.NDArray[np.integer], names: Sequence[str]) -> list[Group]:
@@ -42,3 +71,19 @@ def by_group(ranks: Ranks, group: npt.NDArray[np.integer], names: Sequence[str])
         for at in largest_first
         if n_queries[at]
     ]
+
+
+def means_by_group(
+    values: npt.NDArray[np.float64], group: npt.NDArray[np.integer], n_groups: int
+) -> npt.NDArray[np.float64]:
+    """Return the mean of each group's values but those that are NaN, NaN where it has no other.
+
+    Shapes:
+        values: (n,); group: (n,), each value's group, below ``n_groups``.
+    """
+    known = ~np.isnan(values)
+    counts = np.bincount(group[known], minlength=n_groups)
+    sums = np.bincount(group[known], weights=values[known], minlength=n_groups)
+    found = np.full(n_groups, np.nan)
+    found[counts > 0] = sums[counts > 0] / counts[counts > 0]
+    return found

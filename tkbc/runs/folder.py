@@ -59,15 +59,16 @@ class RunFolder:
             unfinished.mkdir()
         except OSError as error:
             raise MemplanError(f"{path}: cannot be made ({reason_of(error)}); choose another with --run-dir") from None
+        made = unfinished
         try:
-            with _writing(path):
+            with _writing(path, "; try again, or choose another folder with --run-dir"):
                 _describe(unfinished, state)
                 (unfinished / METRICS_FILE).touch()
                 sync(unfinished)
-                unfinished.rename(path)
+                made = unfinished.rename(path)
                 sync(path.parent)
         except BaseException:
-            shutil.rmtree(unfinished, ignore_errors=True)
+            shutil.rmtree(made, ignore_errors=True)
             raise
         try:
             return cls(path)
@@ -154,15 +155,18 @@ def _as_json(line: Line) -> dict[str, Any]:
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Turn what goes wrong with the disk into one clear error about the run's folder ``path``."""
+def _writing(path: Path, way_out: str = "") -> Iterator[None]:
+    """Turn what goes wrong with the disk into one clear error about the run's folder ``path``.
+
+    It ends with ``way_out``; where the disk is full, that is to free some space.
+    """
     try:
         yield
     except Timeout:
         raise
     except OSError as error:
         where = "" if error.filename is None else f": {error.filename}"
-        way_out = "; free some space" if is_full(error) else ""
+        way_out = "; free some space" if is_full(error) else way_out
         raise MemplanError(f"{path}: cannot be written: {reason_of(error)}{where}{way_out}") from None
 
 

@@ -1,33 +1,21 @@
-"""Opening a run's best checkpoint with the data that it was trained on, and ranking a split with it."""
+"""Opening a run's best checkpoint with the data that it was trained on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, cast, get_args
+from typing import TYPE_CHECKING
 
-from memplan.device.target import resolve
-from memplan.errors import MemplanError, UsageError
+from memplan.errors import MemplanError
 from memplan.plan import Plan
 from memplan.prediction.estimate import bytes_follow
 from tkbc.runs.listing import RUNS
-from tkbc.runs.readiness import check_device, prepare_torch
 
 if TYPE_CHECKING:
     from tkbc.data import Dataset
-    from tkbc.ranking.evaluation import Ranks
     from tkbc.runs.state import RunState
 
-Held = Literal["valid", "test"]
 Tell = Callable[[str], None]
-
-
-class Ranked(NamedTuple):
-    """A split ranked with a run's best checkpoint."""
-
-    checkpoint: str
-    data: Dataset
-    ranks: Ranks
 
 
 def open_checkpoint(run: Path, data_dir: Path | None, tell: Tell) -> tuple[str, RunState, Dataset]:
@@ -48,26 +36,6 @@ def open_checkpoint(run: Path, data_dir: Path | None, tell: Tell) -> tuple[str, 
     if data.sha256 != state.data_sha256:
         raise MemplanError(f"{data.dataset}: not the data that {run} was trained on; it has changed since")
     return name, state, data
-
-
-def rank_run(run: Path, split: str, data_dir: Path | None, tell: Tell) -> Ranked:
-    """Rank ``split`` with the run's best checkpoint.
-
-    Raises:
-        UsageError: no such split.
-        DoesNotFitError: memory runs out.
-        MemplanError: the run, its checkpoints or its data cannot be used.
-    """
-    if split not in get_args(Held):
-        raise UsageError(f"--split: {split!r} is neither valid nor test")
-    name, state, data = open_checkpoint(run, data_dir, tell)
-    check_bytes(state.plan, run)
-    target = resolve(state.plan.workload.device, None)
-    prepare_torch(state.plan)
-    check_device(state.plan, target)
-    from tkbc.use.evaluate import rank_with
-
-    return Ranked(name, data, rank_with(run / "checkpoint" / name, state.plan, data, cast(Held, split)))
 
 
 def data_folder_of(state: RunState) -> Path | None:

@@ -10,9 +10,11 @@ import torch
 
 from memplan.workload import Shape, build_workload
 from tests.conftest import random_graph
+from tkbc.data import Dataset
+from tkbc.data.dataset import NO_TIME
 from tkbc.models import MODELS
 from tkbc.ranking.evaluation import Ranks, count_rivals, evaluate
-from tkbc.ranking.groups import by_group
+from tkbc.ranking.groups import KINDS, by_group, grouping, kinds_of_time, means_by_group
 from tkbc.scoring import make_score
 
 SHAPE = Shape(n_entities=23, n_relations=5, n_timestamps=4, n_facts=150)
@@ -44,3 +46,23 @@ def test_by_hand() -> None:
     large, small = by_group(ranks, np.array([2, 0, 0], dtype=np.int32), ("a", "nothing", "b"))
     assert large == ("a", 2, pytest.approx(((1 / 2.5 + 1 / 4 + 1 + 1 / 11) / 4, 0.25, 0.5, 0.75)))
     assert small == ("b", 1, pytest.approx(((1 + 1 / 2) / 2, 0.5, 1, 1)))
+
+
+def graph_of(timestamps: tuple[str, ...], *test: tuple[int, ...]) -> Dataset:
+    facts = np.array([(0, 0, 1, *times) for times in test], dtype=np.int32)
+    return Dataset("by hand", ("a", "b"), ("r",), timestamps, facts, facts, facts)
+
+
+def test_kinds_of_time_by_hand() -> None:
+    over_intervals = graph_of(("1", "2", "3", "4"), (1, 2), (2, 2), (0, 2), (1, 3), (0, 3), (0, 0), (3, 3))
+    kinds = ["interval", "one time", "open begin", "open end", "no time", "one time", "one time"]
+    assert [KINDS[i] for i in kinds_of_time(over_intervals, over_intervals.test)] == kinds
+    at_times = graph_of(("1", "2", NO_TIME), (0,), (2,), (1,))
+    group, names = grouping(at_times, "test", "kind")
+    assert [names[i] for i in group] == ["one time", "no time", "one time"]
+    assert KINDS[kinds_of_time(graph_of(("1", "2"), (1,)), np.array([[0, 0, 1, 1]], dtype=np.int32))[0]] == "one time"
+
+
+def test_means_leave_out_what_is_no_number() -> None:
+    values, group = np.array([1, np.nan, 0.5, np.nan, 0.25]), np.array([2, 2, 0, 1, 0])
+    assert means_by_group(values, group, 4) == pytest.approx([0.375, np.nan, 1, np.nan], nan_ok=True)

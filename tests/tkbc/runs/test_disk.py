@@ -61,11 +61,13 @@ def test_a_run_that_cannot_begin_leaves_its_name_free(
 def test_a_disk_that_fails_once_the_folder_has_its_name_is_told_as_such(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is tidied up is not there any more: that must not be what is told."""
+    """The folder, which may not outlive a power cut, goes away and leaves its name free."""
     with monkeypatch.context() as patch:
         patch.setattr(run_folder, "sync", failing(run_folder.sync, 1, errno.EIO))
-        with pytest.raises(MemplanError, match=r"one: cannot be written: Input/output error"):
+        with pytest.raises(MemplanError, match=r"one: cannot be written: Input/output error; try again, or choose .*"):
             train_into(tmp_path / "one")
+    assert list(tmp_path.iterdir()) == []
+    assert train_into(tmp_path / "one").test is not None
 
 
 def test_a_run_that_was_killed_before_it_began_leaves_its_name_free(

@@ -141,7 +141,7 @@ def test_evaluate_runs_and_monitor_show_a_run(tmp_path: Path, monkeypatch: pytes
     shown = invoke("evaluate", "runs/one").stdout
     assert re.search(r"both +0\.\d{4}  0\.\d{4}–0\.\d{4}  0\.\d{4}", shown)
     fails(2, "'train' is neither valid nor test", "evaluate", "runs/one", "--split", "train")
-    fails(2, "--by 'tail': relation or time", "evaluate", "runs/one", "--by", "tail")
+    fails(2, "--by 'tail': relation, time or kind", "evaluate", "runs/one", "--by", "tail")
     fails(1, "no such run", "evaluate", "nowhere")
 
     shown = invoke("monitor", "runs/one", "--follow").stdout

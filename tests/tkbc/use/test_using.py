@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from benchmarks.unfair import mrr_by_bias
 from memplan.errors import MemplanError, UsageError
-from memplan.workload import ModelName, Precision, Score
+from memplan.workload import ModelName, Precision, Score, build_workload
 from tests.conftest import random_graph, write_folder
 from tests.support.cli import fails, invoke, read_json
 from tests.support.training import SHAPE, make_plan
@@ -349,10 +349,45 @@ def test_evaluate_by_relation_and_time_groups_what_the_run_reported(one: Trained
     assert {group["time"]: group["n_queries"] for group in by_time["groups"]} == {t: 2 * n for t, n in counts.items()}
     weighted = sum(group["n_queries"] * group["mrr"] for group in by_time["groups"])
     assert weighted / found["n_queries"] == pytest.approx(found["both"]["mrr"])
+    (kind,) = read_json("evaluate", str(one.run), "--by", "kind")["groups"]
+    assert (kind["kind"], kind["n_queries"]) == ("one time", 100)
+    assert kind["mrr"] == pytest.approx(found["both"]["mrr"])
+    assert kind["average_precision_of_times"] == pytest.approx(found["times"]["average_precision"])
     shown = invoke("evaluate", str(one.run), "--by", "relation", "--top", "2").stdout.splitlines()
     assert [line.split()[0] for line in shown[-3:-1]] == [row["relation"] for row in kept[:2]]
     rest = sum(2 * row["n_facts"] for row in kept[2:])
     assert shown[-1] == f"{len(kept) - 2} more with {rest} queries: --top {len(kept)}"
+
+
+def test_evaluate_tells_how_well_times_are_found_where_the_model_has_a_query_for_them(trained: Trained) -> None:
+    """The mean of 1 / place of each test fact's time in what ``predict --when`` lists; equal scores do not occur."""
+    found = read_json("evaluate", str(trained.run))["times"]
+    shown = invoke("evaluate", str(trained.run)).stdout
+    if not build_workload(SHAPE, model=trained.model, score=trained.score).can_predict_time:
+        assert found is None
+        groups = read_json("evaluate", str(trained.run), "--by", "time")["groups"]
+        assert {group["average_precision_of_times"] for group in groups} == {None}
+        assert "average precision" not in shown
+        return
+    loaded, graph, places = load(trained.run), trained.graph, []
+    for head, relation, tail, time in graph.test.tolist():
+        moments = loaded.when(graph.entities[head], graph.relations[relation], graph.entities[tail], top=100)
+        (place,) = [moment.place for moment in moments if moment.time == graph.timestamps[time]]
+        places.append(place)
+    assert found["average_precision"] == pytest.approx(np.mean(1 / np.array(places)))
+    groups = read_json("evaluate", str(trained.run), "--by", "time")["groups"]
+    for group in groups:
+        own = [
+            1 / place
+            for place, fact in zip(places, graph.test, strict=True)
+            if graph.timestamps[fact[3]] == group["time"]
+        ]
+        assert group["average_precision_of_times"] == pytest.approx(np.mean(own))
+    assert (found["n_facts"], found["n_timestamps"]) == (len(graph.test), len(graph.timestamps))
+    low, high = found["interval"]
+    assert low < found["average_precision"] < high
+    line = f"average precision of times {found['average_precision']:.4f}, {low:.4f}–{high:.4f} (facts 50, times 8)"
+    assert line in shown.splitlines()
 
 
 def test_a_term_that_only_the_target_has_is_what_raises_the_mrr(one: Trained) -> None:
