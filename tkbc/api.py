@@ -109,7 +109,12 @@ def load(run: str | Path | Result, *, data_dir: str | Path | None = None) -> Tra
 
 
 def evaluate(
-    run: str | Path | Result, split: str = "test", *, by: By | None = None, data_dir: str | Path | None = None
+    run: str | Path | Result,
+    split: str = "test",
+    *,
+    by: By | None = None,
+    rules: bool | None = None,
+    data_dir: str | Path | None = None,
 ) -> Quality:
     """Return how well a run's best checkpoint ranks ``valid`` or ``test``, on the device of its plan.
 
@@ -119,7 +124,8 @@ def evaluate(
     Args and raises as ``load``; also UsageError where there is no such split or ``by``.
     """
     notices: list[str] = []
-    found = evaluate_run(_folder_of(run), split, by, None if data_dir is None else Path(data_dir), notices.append)
+    folder = None if data_dir is None else Path(data_dir)
+    found = evaluate_run(_folder_of(run), split, by, folder, notices.append, rules=rules)
     _warn(notices)
     return found
 

@@ -9,7 +9,7 @@ from memplan.memory.ghost import named
 from memplan.memory.ghosts import Ghosts
 from memplan.memory.ledger import Event, Ledger
 from memplan.workload import Workload
-from tkbc.ranking.rivals import Excluded, rivals
+from tkbc.ranking.rivals import NO_POSITIONS, rivals
 from tkbc.scoring import score_without_kernels
 from tkbc.step.finite import check_step
 from tkbc.step.stepper import Stepper
@@ -125,7 +125,8 @@ class Rehearsal:
         with library.ledger.phase("evaluation"):
             ids = library.empty((4, workload.eval_batch_size), library.int32, workload.device)
             ids = named("query ids", ids, "data")
-            rivals(self._stepper.model, self._stepper.score, ids, Excluded(None, ()), workload.eval_chunk_size)
+            raised = NO_POSITIONS if workload.rules else None
+            rivals(self._stepper.model, self._stepper.score, ids, NO_POSITIONS, workload.eval_chunk_size, raised)
 
 
 def recorded_steps(workload: Workload) -> list[int]:

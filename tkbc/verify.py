@@ -132,6 +132,7 @@ def random_workloads(
             no_time_emb=draw.random() < 0.3,
             n3_parts=not traits.is_complex and draw.random() < 0.5,
             unit_norm=not traits.is_complex and draw.random() < 0.7,
+            rules=draw.random() < 0.5,
             device=device,
             workspace_bytes=workspace_bytes,
             threads=draw.choice([1, 2, 3]),

@@ -29,7 +29,18 @@ from memplan.workload.rules import preferred, require
 MORE_TIMES = 8
 """Of the fewest devices that will do, what is shown besides: how the time falls with more."""
 SETTLES_RESULTS = frozenset(
-    ("recipe", "score", "optimizer", "emb_reg", "n3_parts", "time_reg", "no_time_emb", "unit_norm", "precision")
+    (
+        "recipe",
+        "score",
+        "optimizer",
+        "emb_reg",
+        "n3_parts",
+        "time_reg",
+        "no_time_emb",
+        "unit_norm",
+        "precision",
+        "rules",
+    )
 )
 """Options with which a training is no longer one of those that were measured."""
 
@@ -53,6 +64,7 @@ class Settings(TypedDict, total=False):
     no_time_emb: bool | None
     unit_norm: bool | None
     negatives: int | None
+    rules: bool | None
     deterministic: bool | None
     micro_batch_size: int | None
     chunk_size: int | None

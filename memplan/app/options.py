@@ -60,6 +60,11 @@ OPTIONS: dict[str, OptionInfo] = {
     "negatives": typer.Option(
         help="K, entities drawn for each step, which its softmax is over; else over all.", rich_help_panel=_WHAT
     ),
+    "rules": typer.Option(
+        "--rules/--no-rules",
+        help="Rank with what the training facts near in time say beside the scores, weighed on valid at the end.",
+        rich_help_panel=_WHAT,
+    ),
     "deterministic": typer.Option(
         "--deterministic",
         help="On CUDA: slower, more memory, and the same bit for bit when resumed.",

@@ -37,6 +37,7 @@ class JobRequest:
     no_time_emb: bool | None = None
     unit_norm: bool | None = None
     negatives: int | None = None
+    rules: bool | None = None
     deterministic: bool | None = None
     micro_batch_size: int | None = None
     chunk_size: int | None = None

@@ -76,6 +76,8 @@ class Workload(Shape):
     """Project entities to unit L2 norm after every optimizer step (PairRE family)."""
     negatives: Annotated[int, Field(ge=2, le=MAX_ID_COUNT)] | None = None
     """K, entities drawn for each step, that its softmax is over besides each label; None: over all entities."""
+    rules: bool = False
+    """Rank with the graph's rules beside the scores (tkbc/ranking/rules.py)."""
     batch_size: IdCount
     """B, examples per optimizer step."""
     micro_batch_size: IdCount

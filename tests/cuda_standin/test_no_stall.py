@@ -138,7 +138,7 @@ def test_every_so_many_steps_one_transfer_tells_whether_the_numbers_are_finite()
 @pytest.mark.parametrize(("piece", "chunk"), [(8192, 150), (8192, 40), (64, 40)])
 def test_a_ranking_waits_once_at_its_end(monkeypatch: pytest.MonkeyPatch, piece: int, chunk: int) -> None:
     """Each batch takes one copy of its ids, one of each piece of its filter, and one of its counts."""
-    monkeypatch.setattr("tkbc.ranking.rivals.FILTER_PIECE", piece)
+    monkeypatch.setattr("tkbc.ranking.rivals.PIECE", piece)
     workload = make_workload(model="TNTComplEx", eval_batch_size=50, eval_chunk_size=chunk)
     trainer = make_trainer(workload)
     facts = random_facts(workload, workload.n_facts)

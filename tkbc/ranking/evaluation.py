@@ -23,7 +23,8 @@ from tkbc.data.dataset import FilterIndex, with_reciprocals
 from tkbc.data.ids import Ids
 from tkbc.data.intervals import IntervalIndex
 from tkbc.models import Model
-from tkbc.ranking.rivals import Excluded, rivals
+from tkbc.ranking.rivals import NO_POSITIONS, Positions, rivals
+from tkbc.ranking.weights import FittedRules
 from tkbc.scoring import PairwiseScore
 from tkbc.step.transfer import host_room, on_host, send
 from tkbc.step.waiting import synchronize, waiting
@@ -89,18 +90,21 @@ def evaluate(
     workload: Workload,
     on_progress: Callable[[int, int], None] = lambda _done, _all: None,
     around_first_batch: AbstractContextManager[object] | None = None,
+    fitted: FittedRules | None = None,
 ) -> Evaluation:
     """Return the filtered metrics of ``facts``, (n, 4): each asks for its tail and, by the reciprocal, its head.
 
     Facts that hold over intervals are asked for at one time, as ``Dataset.queries`` gives them.
 
     ``on_progress`` is called after every batch with the queries done and all; what it raises ends the evaluation.
-    ``around_first_batch`` is entered for the first batch alone: all are alike, so a meter need see no more.
+    ``around_first_batch`` is entered for the first batch alone: all are alike, so a meter need see no more. With
+    ``fitted`` rules, which a workload with ``rules`` has room for, scores are raised by what these say.
 
     Raises:
         MemplanError: a score is not a number.
     """
-    return count_rivals(model, score, facts, filter_index, workload, on_progress, around_first_batch).evaluation()
+    ranks = count_rivals(model, score, facts, filter_index, workload, on_progress, around_first_batch, fitted)
+    return ranks.evaluation()
 
 
 @torch.no_grad()
@@ -112,6 +116,7 @@ def count_rivals(
     workload: Workload,
     on_progress: Callable[[int, int], None] = lambda _done, _all: None,
     around_first_batch: AbstractContextManager[object] | None = None,
+    fitted: FittedRules | None = None,
 ) -> Ranks:
     """Return what decides the rank of each target: the tails of ``facts``, then the heads.
 
@@ -126,7 +131,7 @@ def count_rivals(
             into = counts[2 * start : 2 * (start + len(part))].view(2, len(part))
             is_first = batch == processes.replica
             with around_first_batch if around_first_batch is not None and is_first else nullcontext():
-                _count_rivals(model, score, part, filter_index, workload, into)
+                _count_rivals(model, score, part, filter_index, workload, fitted, into)
         on_progress(start + len(part), len(queries))
     synchronize("ranks of a split")
     processes.sum_over_replicas_(counts)
@@ -157,17 +162,27 @@ def _mean_of_halves(ranks: npt.NDArray[np.float64]) -> Metrics:
 
 
 def _count_rivals(
-    model: Model, score: PairwiseScore, queries: Ids, filter_index: Filter, workload: Workload, into: Tensor
+    model: Model,
+    score: PairwiseScore,
+    queries: Ids,
+    filter_index: Filter,
+    workload: Workload,
+    fitted: FittedRules | None,
+    into: Tensor,
 ) -> None:
     """Write to ``into``, (2, b) on the host, how many score higher than each query's tail and how many tie.
 
     NaN where a score is. On CUDA the numbers are there once the device is done.
     """
     chunk_size, device = workload.eval_chunk_size, workload.device
-    excluded = _in_order(_other_tails(queries, filter_index), chunk_size, model.processes.rows, device)
+    excluded = in_order(_other_tails(queries, filter_index), chunk_size, model.processes.rows, device)
     ids = torch.empty((4, len(queries)), dtype=torch.int32, device=device)
     send(np.ascontiguousarray(queries.T), ids)
-    into.copy_(rivals(model, score, ids, excluded, chunk_size), non_blocking=True)
+    raised = NO_POSITIONS if workload.rules else None
+    if fitted is not None:
+        row, tail, values = fitted.said(queries)
+        raised = in_order((row, tail), chunk_size, model.processes.rows, device, values)
+    into.copy_(rivals(model, score, ids, excluded, chunk_size, raised), non_blocking=True)
 
 
 def _other_tails(queries: Ids, filter_index: Filter) -> Pairs:
@@ -177,10 +192,12 @@ def _other_tails(queries: Ids, filter_index: Filter) -> Pairs:
     return row[others], tail[others]
 
 
-def _in_order(pairs: Pairs, chunk_size: int, own: range, device: str) -> Excluded:
+def in_order(
+    pairs: Pairs, chunk_size: int, own: range, device: str, values: npt.NDArray[np.float32] | None = None
+) -> Positions:
     """Return the pairs as positions in their chunks' scores, on the host, in the order of the chunks.
 
-    Only those whose tails are among the ``own`` rows of the entity table.
+    Only those whose tails are among the ``own`` rows of the entity table; ``values`` are theirs, (m,).
     """
     row, tail = pairs
     n_entities = len(own)
@@ -192,4 +209,5 @@ def _in_order(pairs: Pairs, chunk_size: int, own: range, device: str) -> Exclude
     start = chunk * chunk_size
     width = np.minimum(chunk_size, n_entities - start)
     ends = np.searchsorted(chunk, np.arange(-(-n_entities // chunk_size)), side="right")
-    return Excluded(on_host(row * width + tail - start, device), ends.tolist())
+    of_pairs = None if values is None else on_host(values[mine][order], device)
+    return Positions(on_host(row * width + tail - start, device), ends.tolist(), of_pairs)

@@ -14,6 +14,7 @@ from memplan.errors import MemplanError
 from memplan.workload.rules import preferred
 from tkbc.data.dataset import Dataset
 from tkbc.models import Batch, Model
+from tkbc.ranking.weights import FittedRules
 from tkbc.scoring import make_score
 from tkbc.scoring.chunks import chunk_view
 
@@ -49,8 +50,13 @@ class Answer(NamedTuple):
     known: Known
 
 
-def predict(model: Model, data: Dataset, question: Question, top: int) -> list[Answer]:
+def predict(
+    model: Model, data: Dataset, question: Question, top: int, fitted: FittedRules | None = None
+) -> list[Answer]:
     """Return the ``top`` likeliest answers, the highest score first; equal scores in the order of ids.
+
+    With ``fitted`` rules the scores of a question with a time are raised by what these say, and probabilities are those
+    that the weights were fitted by.
 
     Raises:
         MemplanError: a score is not a finite number.
@@ -58,7 +64,12 @@ def predict(model: Model, data: Dataset, question: Question, top: int) -> list[A
     scores = score_all(model, question).numpy().astype(np.float64)
     if not np.isfinite(scores).all():
         raise MemplanError("the model's scores are not finite numbers; train it anew with a lower learning rate")
-    weights = np.exp(scores - scores.max())
+    scale = 1.0
+    if fitted is not None and question.time is not None:
+        _, candidates, values = fitted.said(np.array([ids_of(question, model)], dtype=np.int32))
+        scores[candidates] += values
+        scale = fitted.weights.scale
+    weights = np.exp(scale * (scores - scores.max()))
     probabilities = weights / weights.sum()
     known = known_answers(data, question)
     best = np.argsort(-scores, kind="stable")[:top]
@@ -66,6 +77,12 @@ def predict(model: Model, data: Dataset, question: Question, top: int) -> list[A
         Answer(place, int(e), float(scores[e]), float(probabilities[e]), known.get(int(e), Known((), ())))
         for place, e in enumerate(best, start=1)
     ]
+
+
+def ids_of(question: Question, model: Model) -> tuple[int, int, int, int]:
+    """Return the question as (head, relation, 0, time) that asks for its tail."""
+    relation = question.relation + (0 if question.asks_tail else model.workload.n_relations)
+    return question.entity, relation, 0, question.time or 0  # without a time the model has no use for one
 
 
 @torch.no_grad()
@@ -76,9 +93,8 @@ def score_all(model: Model, question: Question) -> Tensor:
     planned with, and by the fused scoring, which builds no tensor larger than the scores.
     """
     workload = model.workload
-    relation = question.relation + (0 if question.asks_tail else workload.n_relations)
-    ids = (question.entity, relation, 0, question.time or 0)  # without a time the model has no use for one
-    query = model.encode(Batch(*(torch.tensor([i], dtype=torch.int32) for i in ids))).query
+    ids = (torch.tensor([i], dtype=torch.int32) for i in ids_of(question, model))
+    query = model.encode(Batch(*ids)).query
     score = make_score(workload.score, preferred(workload.score, "cpu"), "cpu", workload.threads, workload.precision)
     chunk_size = workload.eval_chunk_size
     buffer = torch.empty((1, chunk_size)) if score.needs_buffer else None

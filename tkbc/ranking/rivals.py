@@ -3,33 +3,49 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from tkbc.models import Batch, Model
 from tkbc.scoring import PairwiseScore
 from tkbc.scoring.chunks import chunk_view, collect_label_scores, new_buffer
-from tkbc.tensors import each, named, of_type
+from tkbc.tensors import each, in_any_order, named, of_type
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-FILTER_PIECE = 8192
-"""Filtered (query, entity) pairs handed to the device at a time: fixed, so that memory does not follow the data."""
+PIECE = 8192
+"""(query, entity) pairs handed to the device at a time: fixed, so that memory does not follow the data."""
 
 
-class Excluded(NamedTuple):
-    """A batch's known true tails, to be left out, in the order in which the chunks ask for them."""
+class Positions(NamedTuple):
+    """Positions of a query with an entity, in the order in which the chunks of scores ask for them."""
 
     positions: Tensor | None
     """Of each pair in its chunk's scores, (m,) int64 on the host; None where there are none."""
     ends: Sequence[int]
     """How many positions there are up to the end of each chunk."""
+    values: Tensor | None = None
+    """Of each pair, (m,) float32 on the host, where pairs have values."""
 
 
-def rivals(model: Model, score: PairwiseScore, ids: Tensor, excluded: Excluded, chunk_size: int) -> Tensor:
+NO_POSITIONS = Positions(None, ())
+
+
+def rivals(
+    model: Model,
+    score: PairwiseScore,
+    ids: Tensor,
+    excluded: Positions,
+    chunk_size: int,
+    raised: Positions | None = None,
+) -> Tensor:
     """Return how many candidates score higher than each query's tail and how many tie, (2, b) float64; NaN where a
     score is.
+
+    Args:
+        excluded: the known true tails, to be left out.
+        raised: pairs, each once, whose score is first raised by their value.
 
     Shapes:
         ids: (4, b) int32, of head, relation, tail and time.
@@ -40,6 +56,7 @@ def rivals(model: Model, score: PairwiseScore, ids: Tensor, excluded: Excluded, 
     query = model.encode(Batch(*ids)).query
     labels = named("labels", ids[2].long())
     filtered = _Filtered(excluded, labels)
+    raising = None if raised is None else _Raised(raised, labels, entities)
     buffer = new_buffer(score, entities, n_queries, chunk_size, "evaluation scores")
     target = named("scores of the targets", entities.new_zeros(n_queries))
     counts = entities.new_zeros((2, n_queries), dtype=of_type(entities, "float64"))
@@ -47,7 +64,10 @@ def rivals(model: Model, score: PairwiseScore, ids: Tensor, excluded: Excluded, 
 
     def scores_of(start: int) -> Tensor:
         chunk = entities[start : start + chunk_size]
-        return score.forward(query, chunk, chunk_view(buffer, n_queries, len(chunk)), grad=False)
+        scores = score.forward(query, chunk, chunk_view(buffer, n_queries, len(chunk)), grad=False)
+        if raising is not None:
+            raising.add_to(scores, start // chunk_size)
+        return scores
 
     starts = range(0, n_entities, chunk_size)
     scores = None
@@ -77,27 +97,57 @@ def rivals(model: Model, score: PairwiseScore, ids: Tensor, excluded: Excluded, 
     return counts
 
 
-class _Filtered:
-    """A batch's known true tails, excluded chunk after chunk through one buffer of ``FILTER_PIECE`` positions.
+class Pieces:
+    """A batch's pairs, chunk after chunk, through buffers of ``PIECE`` positions and their values.
 
-    All positions lie on the host in the order in which the chunks ask for them. The buffer holds a piece of them at a
+    All pairs lie on the host in the order in which the chunks ask for them. The buffers hold a piece of them at a
     time, so a batch takes as few copies as its pairs fill pieces, mostly one, however many chunks there are.
     """
 
-    def __init__(self, excluded: Excluded, like: Tensor) -> None:
-        self._positions, self._ends = excluded
-        self._piece = named("filter positions", like.new_empty(FILTER_PIECE))
+    def __init__(self, pairs: Positions, rooms: dict[str, Tensor]) -> None:
+        """Take ``pairs`` through ``rooms``, the buffers by the name of what they hold."""
+        self._pairs, self._rooms = pairs, rooms
         self._done = 0
 
-    def exclude(self, scores: Tensor, chunk: int) -> None:
-        """Set the scores of chunk number ``chunk``, (b, c), to −inf at its pairs; call it for chunk after chunk."""
-        if self._positions is None:
+    def of(self, chunk: int) -> Iterator[tuple[Tensor, ...]]:
+        """Yield the pairs of chunk number ``chunk`` in parts; call it for chunk after chunk, or from 0 again."""
+        if self._pairs.positions is None:
             return
-        while self._done < self._ends[chunk]:
-            at = self._done % FILTER_PIECE
+        if chunk == 0:
+            self._done = 0
+        while self._done < self._pairs.ends[chunk]:
+            at = self._done % PIECE
             if at == 0:
-                piece = self._positions[self._done : self._done + FILTER_PIECE]
-                self._piece[: len(piece)].copy_(piece, non_blocking=True)
-            last = min(at + self._ends[chunk] - self._done, FILTER_PIECE)
-            scores.view(-1).index_fill_(0, self._piece[at:last], -math.inf)
+                for name, room in self._rooms.items():
+                    piece = getattr(self._pairs, name)[self._done : self._done + PIECE]
+                    room[: len(piece)].copy_(piece, non_blocking=True)
+            last = min(at + self._pairs.ends[chunk] - self._done, PIECE)
+            yield tuple(room[at:last] for room in self._rooms.values())
             self._done += last - at
+
+
+class _Filtered:
+    """A batch's known true tails."""
+
+    def __init__(self, excluded: Positions, like: Tensor) -> None:
+        self._pieces = Pieces(excluded, {"positions": named("filter positions", like.new_empty(PIECE))})
+
+    def exclude(self, scores: Tensor, chunk: int) -> None:
+        """Set the scores of chunk number ``chunk``, (b, c), to −inf at its pairs."""
+        for (positions,) in self._pieces.of(chunk):
+            scores.view(-1).index_fill_(0, positions, -math.inf)
+
+
+class _Raised:
+    """A batch's pairs whose scores are raised."""
+
+    def __init__(self, raised: Positions, positions_like: Tensor, values_like: Tensor) -> None:
+        positions = named("positions of raised scores", positions_like.new_empty(PIECE))
+        values = named("what scores are raised by", values_like.new_empty(PIECE))
+        self._pieces = Pieces(raised, {"positions": positions, "values": values})
+
+    def add_to(self, scores: Tensor, chunk: int) -> None:
+        """Add to the scores of chunk number ``chunk``, (b, c), the values of its pairs."""
+        for positions, values in self._pieces.of(chunk):
+            with in_any_order(scores):  # no position comes twice
+                scores.view(-1).index_add_(0, positions, values)

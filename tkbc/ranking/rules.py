@@ -49,6 +49,10 @@ class Evidence(NamedTuple):
     """(m, 14): log(1 + 100 Σ c) over the facts of each gap, log(1 + facts of the query's own relation) of each gap,
     log(1 + 100 Σ c) over all, and 1."""
 
+    def at(self, index: Integers | npt.NDArray[np.bool_]) -> Evidence:
+        """Return the rows that ``index`` names."""
+        return Evidence(self.row[index], self.tail[index], self.features[index])
+
 
 @dataclass(frozen=True)
 class Rules:
@@ -118,7 +122,8 @@ class Rules:
         pairs, at = np.unique(row * self.n_entities + tail, return_inverse=True)
 
         def sums(of_facts: Floats) -> Floats:
-            return np.bincount(at * N_GAPS + gap, of_facts, minlength=len(pairs) * N_GAPS).reshape(-1, N_GAPS)
+            found = np.bincount(at * N_GAPS + gap, of_facts, minlength=len(pairs) * N_GAPS)
+            return found.astype(np.float64).reshape(-1, N_GAPS)
 
         said = sums(self._confidence(gap, relation, asked))
         columns = (100 * said, sums((relation == asked).astype(float)), 100 * said.sum(1, keepdims=True))
@@ -169,8 +174,7 @@ def _class_of(gap: Integers) -> Integers:
 
 
 def _pieces(counts: Integers) -> Iterator[range]:
-    """Yield ranges of queries that have no more than ``LARGEST_PIECE`` facts together, or are one query; at least one.
-    """
+    """Yield ranges of queries that have at most ``LARGEST_PIECE`` facts together, or are one query; at least one."""
     start, total = 0, 0
     for at, count in enumerate(counts.tolist()):
         if total + count > LARGEST_PIECE and at > start:

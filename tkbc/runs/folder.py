@@ -17,6 +17,7 @@ from memplan.errors import MemplanError, is_full, reason_of
 from memplan.files import make_folder, read_lines, sync, write_text
 from memplan.memory.curve import CURVE_FILE
 from memplan.plan import MemoryCheck, to_json
+from tkbc.ranking.weights import RULES_FILE, RuleWeights
 from tkbc.runs.checkpoint_folders import Checkpoints
 from tkbc.runs.metrics import METRICS_FILE, Event, Line
 from tkbc.runs.state import RunState
@@ -112,6 +113,10 @@ class RunFolder:
         """Write memory_check.json."""
         self._replace("memory_check.json", to_json(check) + "\n")
 
+    def write_rules(self, weights: RuleWeights) -> None:
+        """Write rules.json."""
+        self._replace(RULES_FILE, weights.model_dump_json(indent=1) + "\n")
+
     def write_curve(self, curve: list[tuple[str, int]]) -> None:
         """Keep phase and live bytes after every allocation of the start: ``memplan estimate --run`` draws it."""
         if curve:
@@ -193,6 +198,9 @@ class FollowersFolder(RunFolder):
     def write_check(self, check: MemoryCheck) -> None:
         """Write memory_check.json under a name with the process's number."""
         self._replace(f"memory_check.{self._process}.json", to_json(check) + "\n")
+
+    def write_rules(self, weights: RuleWeights) -> None:
+        """Leave it to the first process."""
 
     def write_curve(self, curve: list[tuple[str, int]]) -> None:
         """Leave it to the first process."""

@@ -18,7 +18,10 @@ from memplan.search.replan import Part
 from tkbc.data.dataset import Dataset
 from tkbc.measure.meter import start_clean
 from tkbc.ranking.evaluation import Evaluation, Ranks, as_dict, count_rivals
+from tkbc.ranking.fitting import fit
 from tkbc.ranking.groups import by_group
+from tkbc.ranking.rules import Rules
+from tkbc.ranking.weights import FittedRules
 from tkbc.runs.bound import time_is_spent
 from tkbc.runs.checkpoint import load_checkpoint, load_model, save_checkpoint
 from tkbc.runs.folder import RunFolder
@@ -109,7 +112,9 @@ class Run:
                 return self._end(interrupted=False, test=None)
             if best is not None:
                 self._load(best)
-            ranks = self._rank("test")
+            alone = self._rank("test")
+            fitted = self._fit_rules()
+            ranks = alone if fitted is None else self._rank("test", fitted)
         except _StopRun:
             self._save_unless_over()
             return self._end(interrupted=True, test=None)
@@ -121,25 +126,48 @@ class Run:
             with suppress(MemplanError):  # the first error is the one to report
                 self.folder.append(Event(event=FAILED, epoch=self.state.epoch, what=str(error)))
             raise
-        test = ranks.evaluation()
-        self.folder.append(self._final(ranks, test))
-        return self._end(interrupted=False, test=test)
+        test, without = ranks.evaluation(), None if fitted is None else alone.evaluation()
+        self.folder.append(self._final(ranks, test, without))
+        return self._end(interrupted=False, test=test, alone=without)
 
-    def _final(self, ranks: Ranks, test: Evaluation) -> Final:
+    def _fit_rules(self) -> FittedRules | None:
+        """Return the graph's rules with weights fitted to the validation split, where the run ranks with rules."""
+        if not self.trainer.workload.rules:
+            return None
+        if self.processes.n > 1:
+            self.reporter.notice(f"rules are fitted by one process: memplan evaluate {self.folder.path} --rules")
+            return None
+        self.reporter.preparing("rules of the graph")
+        rules, trainer = Rules.mine(self.dataset), self.trainer
+
+        def on_progress(done: int, n_queries: int) -> None:
+            self.reporter.evaluating("valid", done, n_queries)
+            self._stop_if_asked()
+
+        facts, known = self.dataset.queries("valid"), self.dataset.filter_index
+        weights = self._attempt(
+            "evaluation", lambda: fit(trainer.model, trainer.score, rules, facts, known, trainer.workload, on_progress)
+        )
+        self.folder.write_rules(weights)
+        return FittedRules(rules, weights)
+
+    def _final(self, ranks: Ranks, test: Evaluation, alone: Evaluation | None) -> Final:
         best, facts = self.state.best, self.dataset.queries("test")
         relations = [
             {"relation": name, "n_facts": n_facts, **metrics._asdict()}
             for name, n_facts, metrics in by_group(ranks, facts[:, 1], self.dataset.relations)
         ]
         best_epoch = None if best is None else best.epoch
-        return Final.model_validate({"test": as_dict(test), "best_epoch": best_epoch, "by_relation": relations})
+        without = None if alone is None else as_dict(alone)
+        found = {"test": as_dict(test), "alone": without, "best_epoch": best_epoch, "by_relation": relations}
+        return Final.model_validate(found)
 
-    def _end(self, *, interrupted: bool, test: Evaluation | None) -> Result:
+    def _end(self, *, interrupted: bool, test: Evaluation | None, alone: Evaluation | None = None) -> Result:
         if self.board is not None:
             self.board.close(test)
         self._write_progress()
         epochs = min(self.state.epoch, self.settings.max_epochs) if interrupted else self.state.epoch - 1
-        return Result(self.folder.path, epochs, interrupted, test, self._check)
+        return Result(self.folder.path, epochs, interrupted, test, self._check, alone)
 
     def _run_epoch(self) -> None:
         state, trainer = self.state, self.trainer
@@ -270,7 +298,7 @@ class Run:
         if validate:
             self._save(f"epoch {report.epoch}", name)
 
-    def _rank(self, split: Split) -> Ranks:
+    def _rank(self, split: Split, fitted: FittedRules | None = None) -> Ranks:
         def on_progress(done: int, n_queries: int) -> None:
             self.reporter.evaluating(split, done, n_queries)
             self._stop_if_asked()
@@ -284,6 +312,7 @@ class Run:
                 trainer.workload,
                 on_progress,
                 self.watch.measuring_evaluation(trainer.persistent_tensors()),
+                fitted,
             )
 
         trainer = self.trainer

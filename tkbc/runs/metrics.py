@@ -68,6 +68,8 @@ class Final(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     test: Ranking
+    alone: Ranking | None = None
+    """The same by the embeddings alone, where the graph's rules are beside them in ``test``."""
     best_epoch: int | None = None
     by_relation: tuple[RelationMetrics, ...] = ()
     """The relations of the test split, the most frequent first; empty in runs of older versions."""

@@ -48,6 +48,8 @@ class Result(NamedTuple):
     interrupted: bool
     test: Evaluation | None
     memory_check: MemoryCheck | None
+    alone: Evaluation | None = None
+    """The test split by the embeddings alone, where ``test`` has the graph's rules beside them."""
 
 
 class Reporter:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tkbc.data import Dataset
     from tkbc.models import Model
     from tkbc.ranking.prediction import Question
+    from tkbc.ranking.weights import FittedRules
     from tkbc.runs.state import RunState
     from tkbc.use.trained import Things
 
@@ -66,6 +67,8 @@ class TrainedModel:
     state: RunState
     data: Dataset
     model: Model
+    rules: FittedRules | None = None
+    """The graph's rules, which ``predict`` has beside the scores, where the run ranks with them."""
 
     @property
     def about(self) -> dict[str, Any]:
@@ -154,7 +157,7 @@ class TrainedModel:
 
         data, found = self.data, []
         at = moments(data.timestamps)
-        for answer in predict(self.model, data, question, top):
+        for answer in predict(self.model, data, question, top, self.rules):
             others = answer.known.other_times
             near = min(others, key=lambda other: abs(at[other] - at[question.time or 0]), default=None)
             found.append(
@@ -239,7 +242,11 @@ def open_trained(run: Path, data_dir: Path | None, tell: Tell) -> TrainedModel:
         MemplanError: the run, its checkpoints or its data cannot be used.
     """
     name, state, data = open_checkpoint(run, data_dir, tell)
+    from tkbc.ranking.rules import Rules
+    from tkbc.ranking.weights import FittedRules, read_weights
     from tkbc.use.trained import load_trained
 
     model = load_trained(run / "checkpoint" / name, state.plan.workload)
-    return TrainedModel(run, name, state, data, model)
+    weights = read_weights(run)
+    rules = None if weights is None else FittedRules(Rules.mine(data), weights)
+    return TrainedModel(run, name, state, data, model, rules)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tkbc.data import Dataset
     from tkbc.ranking.confidence import Interval
     from tkbc.ranking.evaluation import Evaluation, Metrics, Ranks
+    from tkbc.ranking.weights import RuleWeights
 
 Held = Literal["valid", "test"]
 By = Literal["relation", "time", "kind"]
@@ -58,6 +59,8 @@ class Quality:
     split: Held
     n_queries: int
     """Two of each fact: its tail and its head."""
+    rules: RuleWeights | None
+    """The weights of the rules beside the scores, where it was ranked with rules."""
     metrics: Evaluation
     """Filtered MRR and Hits of tails, heads and both, and with ties either way."""
     intervals: dict[str, Interval]
@@ -74,8 +77,13 @@ class Quality:
         return self.metrics.both
 
 
-def evaluate_run(run: Path, split: str, by: str | None, data_dir: Path | None, tell: Tell) -> Quality:
+def evaluate_run(
+    run: Path, split: str, by: str | None, data_dir: Path | None, tell: Tell, *, rules: bool | None = None
+) -> Quality:
     """Rank ``split`` with the run's best checkpoint, and its groups ``by`` relation, time or kind of time.
+
+    ``rules``: with the graph's rules beside the scores, weighed as the run has it, or as is fitted now where it has
+    none; left out: where the run has them.
 
     Raises:
         UsageError: no such split, or nothing to group ``by``.
@@ -93,14 +101,20 @@ def evaluate_run(run: Path, split: str, by: str | None, data_dir: Path | None, t
     prepare_torch(state.plan)
     check_device(state.plan, target)
     from tkbc.ranking.confidence import intervals
+    from tkbc.ranking.weights import read_weights
     from tkbc.use.evaluate import rank_with
 
-    ranks, precisions = rank_with(run / "checkpoint" / name, state.plan, data, held)
+    weights = read_weights(run)
+    chosen: RuleWeights | Literal["fit"] | None = weights
+    if rules is not None:
+        chosen = (weights or "fit") if rules else None
+    ranks, precisions, weights = rank_with(run / "checkpoint" / name, state.plan, data, held, chosen)
     return Quality(
         run=run,
         checkpoint=name,
         split=held,
         n_queries=len(ranks.higher),
+        rules=weights,
         metrics=ranks.evaluation(),
         intervals=intervals(ranks),
         times=None if precisions is None else _times(precisions, data),

@@ -99,6 +99,13 @@ def evaluate(
         str | None,
         typer.Option(help="relation, time or kind (of time): each one's MRR and Hits too, the most queries first."),
     ] = None,
+    rules: Annotated[
+        bool | None,
+        typer.Option(
+            "--rules/--no-rules",
+            help="With the graph's rules beside the scores, weighed on valid; else as the run was trained.",
+        ),
+    ] = None,
     top: Annotated[int, typer.Option(min=1, help="How many of them to show; --json has all.")] = 20,
     data_dir: Annotated[Path | None, typer.Option(help="Where datasets lie; else as when it was trained.")] = None,
     as_json: AsJson = False,
@@ -112,7 +119,7 @@ def evaluate(
     from tkbc.runs.listing import find_run
 
     run = find_run(run)
-    found = evaluate_command(run, split, by, data_dir)
+    found = evaluate_command(run, split, by, data_dir, rules=rules)
     if as_json:
         print_json(found)
         return

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from tkbc.ranking.confidence import Interval
 
 
-def evaluate_command(run: Path, split: str, by: str | None, data_dir: Path | None) -> dict[str, Any]:
+def evaluate_command(
+    run: Path, split: str, by: str | None, data_dir: Path | None, *, rules: bool | None
+) -> dict[str, Any]:
     """Return the metrics of ``split`` with the run's best checkpoint, as ``memplan evaluate --json`` prints them.
 
     Raises:
@@ -21,7 +23,7 @@ def evaluate_command(run: Path, split: str, by: str | None, data_dir: Path | Non
         DoesNotFitError: memory runs out.
         MemplanError: the run, its checkpoints or its data cannot be used.
     """
-    return _as_json(evaluate_run(run, split, by, data_dir, tell_on_stderr))
+    return _as_json(evaluate_run(run, split, by, data_dir, tell_on_stderr, rules=rules))
 
 
 def _as_json(quality: Quality) -> dict[str, Any]:
@@ -34,6 +36,7 @@ def _as_json(quality: Quality) -> dict[str, Any]:
         "checkpoint": quality.checkpoint,
         "split": quality.split,
         "n_queries": quality.n_queries,
+        "rules": None if quality.rules is None else quality.rules.model_dump(),
         **as_dict(quality.metrics),
         "mrr_intervals": {
             "level": LEVEL,

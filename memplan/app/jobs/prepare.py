@@ -83,7 +83,7 @@ def _source(given: SearchRequest, settings: dict[str, Any], plan: Plan, recipe: 
         source = f" (recipe {recipe.name}{', as the plan has it' if plan.recipe else ''})"
     elif not is_saved and not {*recipe.settings, *recipe.training} <= overridden:
         # A measured result is the whole recipe's: with anything else in its place it promises nothing.
-        others = {"score", "precision", "n3_parts", "no_time_emb", "init_scale"}
+        others = {"score", "precision", "n3_parts", "no_time_emb", "init_scale", "rules"}
         whole = not overridden & {*recipe.settings, *recipe.training, *others}
         source = f" (recipe {recipe.name}: {recipe.described})" if whole else " (what is not given: from the recipe)"
     return source

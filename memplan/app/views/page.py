@@ -118,8 +118,9 @@ def _figures(plan: Plan, history: RunMetrics, check: MemoryCheck | None) -> list
     """Return label, value and note of what a reader wants to see first."""
     found = []
     if history.final is not None:
-        test = history.final.test.both
-        found.append(("test MRR", f"{test.mrr:.4f}", f"Hits@10 {test.hits_at_10:.4f}"))
+        test, alone = history.final.test.both, history.final.alone
+        note = f"Hits@10 {test.hits_at_10:.4f}"
+        found.append(("test MRR", f"{test.mrr:.4f}", note if alone is None else f"without rules {alone.both.mrr:.4f}"))
     best = history.best
     if best is not None and best.valid is not None:
         found.append(("best valid MRR", f"{best.valid.both.mrr:.4f}", f"in epoch {best.epoch}"))
@@ -141,6 +142,8 @@ def _rankings(history: RunMetrics) -> list[tuple[str, list[tuple[str, ...]]]]:
     if history.final is not None:
         best = history.final.best_epoch
         found.append((f"Test, with the tables of epoch {best}" if best else "Test", _ranking_rows(history.final.test)))
+        if history.final.alone is not None:
+            found.append(("Test, by the embeddings alone, without rules", _ranking_rows(history.final.alone)))
     if history.best is not None and history.best.valid is not None:
         found.append((f"Validation, epoch {history.best.epoch}", _ranking_rows(history.best.valid)))
     return found

@@ -138,6 +138,8 @@ class ConsoleReporter(Reporter):
                 f"MRR with ties for the target {result.test.optimistic.mrr:.4f}, against it "
                 f"{result.test.pessimistic.mrr:.4f}"
             )
+        if result.alone is not None:
+            self.console.print(f"MRR by the embeddings alone, without the graph's rules {result.alone.both.mrr:.4f}")
         if result.interrupted:
             self.console.print(f"stopped in epoch {result.epochs}; a checkpoint holds every finished step. Go on with")
             self.console.print(f"  {how_to_resume(result.run_folder)}", soft_wrap=True)

@@ -19,6 +19,10 @@ def print_quality(found: Mapping[str, Any], top: int) -> None:
     console = make_console()
     title = f"{found['split']} of {found['run']}, checkpoint {found['checkpoint']}"
     console.print(f"{title}: {format_count(found['n_queries'])} queries", soft_wrap=True)
+    if found["rules"] is not None:
+        of = "" if found["split"] != "valid" else "; so their gain on valid is a little too good"
+        fitted = f"weighed on {format_count(found['rules']['n_queries'])} queries of valid{of}"
+        console.print(f"with the graph's rules beside the scores, {fitted}", soft_wrap=True)
     intervals = found["mrr_intervals"]
     console.print(listing(("", *COLUMNS), ((kind, *_cells(found[kind], intervals[kind])) for kind in KINDS)))
     if found["times"] is not None:

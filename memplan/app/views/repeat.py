@@ -15,6 +15,7 @@ SWITCHES = {
     "no_time_emb": ("--no-time-emb", "--time-emb"),
     "n3_parts": ("--n3-parts", "--n3-sum"),
     "unit_norm": ("--unit-norm", "--no-unit-norm"),
+    "rules": ("--rules", "--no-rules"),
     "strict_memory": ("--strict-memory", ""),
     "deterministic": ("--deterministic", ""),
     "tensorboard": ("--tensorboard", ""),

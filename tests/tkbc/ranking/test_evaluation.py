@@ -20,7 +20,7 @@ from tkbc.data.dataset import FilterIndex, with_reciprocals
 from tkbc.models import MODELS, Batch, Model
 from tkbc.ranking import rivals
 from tkbc.ranking.evaluation import Evaluation, Metrics, count_rivals, evaluate
-from tkbc.ranking.rivals import FILTER_PIECE
+from tkbc.ranking.rivals import PIECE
 from tkbc.scoring import make_score
 from tkbc.scoring.reference import FORMULAS
 
@@ -103,7 +103,7 @@ def test_pieces_of_the_filter_end_anywhere(monkeypatch: pytest.MonkeyPatch, piec
     workload = build_workload(SHAPE, model="TNTComplEx", rank=2, eval_batch_size=7, eval_chunk_size=chunk)
     model = MODELS["TNTComplEx"](workload, torch.Generator().manual_seed(1))
     expected = naive_ranks(model, graph)
-    monkeypatch.setattr(rivals, "FILTER_PIECE", piece)
+    monkeypatch.setattr(rivals, "PIECE", piece)
     score = make_score("dot", "fused", "cpu")
     assert np.array_equal(count_rivals(model, score, graph.test, graph.filter_index, workload), expected)
 
@@ -114,7 +114,7 @@ def test_more_filtered_entities_than_one_piece_holds() -> None:
     facts = np.stack([np.zeros(n), np.zeros(n), np.arange(n), np.zeros(n)], axis=1).astype(np.int32)
     shape = Shape(n_entities=n, n_relations=1, n_timestamps=1, n_facts=n)
     workload = build_workload(shape, model="TNTComplEx", rank=3, eval_batch_size=8)
-    assert 8 * n > 2 * FILTER_PIECE
+    assert 8 * n > 2 * PIECE
     model = MODELS["TNTComplEx"](workload, torch.Generator().manual_seed(0))
     index = FilterIndex.build(with_reciprocals(facts, 1), 2)
     result = evaluate(model, make_score("dot", "fused", "cpu"), facts[:20], index, workload)
