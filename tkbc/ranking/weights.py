@@ -50,7 +50,9 @@ def read_weights(run: Path) -> RuleWeights | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise MemplanError(f"{path}: cannot be read: {reason_of(error)}; memplan evaluate {run} --rules") from None
+        reason = " ".join(reason_of(error).split())
+        way_out = f"remove it, then memplan evaluate {run} --rules weighs the rules anew"
+        raise MemplanError(f"{path}: cannot be read: {reason}; {way_out}") from None
 
 
 @dataclass(frozen=True)
