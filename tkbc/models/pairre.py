@@ -201,6 +201,14 @@ class TNTPairRE(PairREFamily):
         Recipe("demo", DEMO.name, "tried here", DEMO_SETTINGS, 0.2, 30, 0.373, cooldown=0.25),
         Recipe(
             "icews14", "ICEWS14", "docs/results.md",
+            {**SETTINGS, "rank": 280, "emb_reg": 2.5e-2, "rules": True}, 0.4, 20, cooldown=0.7,
+        ),
+        Recipe(
+            "large", "ICEWS14", "docs/results.md",
+            {**SETTINGS, "rank": 1000, "emb_reg": 2.5e-2, "rules": True}, 0.4, 8, cooldown=0.7,
+        ),
+        Recipe(
+            "embeddings", "ICEWS14", "docs/results.md",
             {**SETTINGS, "rank": 280, "emb_reg": 2.5e-2}, 0.2, 90, 0.575, cooldown=0.25,
             variants=(
                 Reached({"learning_rate": 0.3, "max_epochs": 40, "cooldown": 0.6}, 0.574, "docs/results.md; made once"),
