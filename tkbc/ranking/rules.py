@@ -54,6 +54,17 @@ class Evidence(NamedTuple):
         return Evidence(self.row[index], self.tail[index], self.features[index])
 
 
+class NearFact(NamedTuple):
+    """A training fact between a question's entity and an answer, and how much it speaks for that answer."""
+
+    relation: int
+    """From the question's entity to the answer, reciprocals included."""
+    begin: int
+    end: int
+    confidence: float
+    """c of its relation and gap for the question's relation."""
+
+
 @dataclass(frozen=True)
 class Rules:
     """The rules of a graph and the training facts that they apply to: those of a head in order of their begin."""
@@ -100,6 +111,20 @@ class Rules:
         starts, counts = self._near(queries)
         pieces = [self._evidence(queries, rows, starts, counts) for rows in _pieces(counts)]
         return Evidence(*(np.concatenate(parts) for parts in zip(*pieces, strict=True)))
+
+    def strongest(self, head: int, relation: int, tail: int, time: int) -> NearFact | None:
+        """Return the fact that speaks most for an answer, of equal ones the first in time; None where none does."""
+        starts, counts = self._near(np.array([[head, relation, tail, time]], dtype=np.int32))
+        facts = self.facts[starts[0] : starts[0] + counts[0]].astype(np.int64)
+        given, _, begin, end = facts[facts[:, 1] == tail].T
+        gap = np.maximum(0, np.maximum(begin - time, time - end))
+        near = gap <= HORIZON
+        confidence = np.zeros(len(gap))
+        confidence[near] = self._confidence(_class_of(gap[near]), given[near], np.full(near.sum(), relation))
+        if not confidence.any():
+            return None
+        best = int(confidence.argmax())
+        return NearFact(int(given[best]), int(begin[best]), int(end[best]), float(confidence[best]))
 
     def _near(self, queries: Ids) -> tuple[Integers, Integers]:
         """Return where the facts of each query's head begin that may be near its time, and how many there are."""

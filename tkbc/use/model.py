@@ -20,6 +20,18 @@ if TYPE_CHECKING:
     from tkbc.use.trained import Things
 
 
+class Because(NamedTuple):
+    """The training fact near in time that speaks most for an answer, where a run ranks with rules."""
+
+    head: str
+    relation: str
+    tail: str
+    time: str
+    """The begin, where it holds over an interval."""
+    confidence: float
+    """The smoothed number of facts like the answer that such a fact brings with it."""
+
+
 class Answer(NamedTuple):
     """One of a question's likeliest answers."""
 
@@ -34,6 +46,8 @@ class Answer(NamedTuple):
     other_times: int
     """At how many other times the data hold it."""
     nearest_other_time: str | None
+    because: Because | None
+    """None too where the question has no time or nothing near speaks for the answer."""
 
 
 class Moment(NamedTuple):
@@ -169,9 +183,23 @@ class TrainedModel:
                     known_in=answer.known.splits,
                     other_times=len(others),
                     nearest_other_time=None if near is None else data.timestamps[near],
+                    because=self._because(question, answer.entity),
                 )
             )
         return found
+
+    def _because(self, question: Question, answer: int) -> Because | None:
+        if self.rules is None or question.time is None:
+            return None
+        data, n_relations = self.data, len(self.data.relations)
+        asked = question.relation + (0 if question.asks_tail else n_relations)
+        fact = self.rules.rules.strongest(question.entity, asked, answer, question.time)
+        if fact is None:
+            return None
+        ends = [data.entities[question.entity], data.entities[answer]]
+        head, tail = ends if fact.relation < n_relations else reversed(ends)
+        relation, time = data.relations[fact.relation % n_relations], data.timestamps[fact.begin]
+        return Because(head, relation, tail, time, fact.confidence)
 
     def when(self, head: str, relation: str, tail: str, *, top: int = 10) -> list[Moment]:
         """Return the ``top`` likeliest times of the fact (head, relation, tail); of equal scores the earlier first.

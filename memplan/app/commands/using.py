@@ -47,8 +47,12 @@ def predict(
     if when:
         console.print(listing((">", "time", *SCORED), (_scored(row, "time") for row in found["times"])))
         return
-    columns = (">", "head" if found["head"] is None else "tail", *SCORED)
-    console.print(listing(columns, (_scored(row, "entity") for row in found["answers"])))
+    columns: tuple[str, ...] = (">", "head" if found["head"] is None else "tail", *SCORED)
+    rows = [_scored(row, "entity") for row in found["answers"]]
+    if any(row["because"] for row in found["answers"]):
+        columns = (*columns, "because")
+        rows = [(*row, _because(answer)) for row, answer in zip(rows, found["answers"], strict=True)]
+    console.print(listing(columns, rows))
 
 
 SCORED = ("score>", "probability>", "known")
@@ -56,6 +60,14 @@ SCORED = ("score>", "probability>", "known")
 
 def _scored(row: dict[str, Any], what: str) -> tuple[str, ...]:
     return str(row["place"]), row[what], f"{row['score']:.4f}", f"{row['probability']:.2%}", _known(row)
+
+
+def _because(answer: dict[str, Any]) -> str:
+    """Return the training fact that speaks most for an answer; the arrow is → where it goes to the answer."""
+    fact = answer["because"]
+    if fact is None:
+        return ""
+    return f"{'→' if fact['tail'] == answer['entity'] else '←'} {fact['relation']}, {fact['time']}"
 
 
 def _known(row: dict[str, Any]) -> str:

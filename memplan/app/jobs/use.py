@@ -37,7 +37,14 @@ def predict_command(
         "relation": data.relations[question.relation],
         "tail": None if question.asks_tail else data.entities[question.entity],
         "time": None if question.time is None else data.timestamps[question.time],
-        "answers": [{**answer._asdict(), "known_in": list(answer.known_in)} for answer in found.answers(question, top)],
+        "answers": [
+            {
+                **answer._asdict(),
+                "known_in": list(answer.known_in),
+                "because": None if answer.because is None else answer.because._asdict(),
+            }
+            for answer in found.answers(question, top)
+        ],
     }
 
 

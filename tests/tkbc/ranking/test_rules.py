@@ -115,6 +115,29 @@ def test_evidence_is_that_of_a_loop_over_facts(
     assert found.features == pytest.approx(np.array([features for *_, features in expected]))
 
 
+@pytest.mark.parametrize("intervals", [False, True])
+def test_the_strongest_fact_is_the_most_confident_near_one(intervals: bool) -> None:
+    graph = graph_of(intervals=intervals)
+    graph = replace(graph, train=graph.train[::7])  # few enough that some answers have no fact near
+    rules, confidence = Rules.mine(graph), naive_confidences(graph)
+    answers = set()
+    for head, relation, _, time in with_reciprocals(graph.queries("test"), SHAPE.n_relations).tolist():
+        for tail in range(SHAPE.n_entities):
+            found = rules.strongest(head, relation, tail, time)
+            said = [
+                confidence.get((gap, r, relation), 0.0)
+                for h, r, t, begin, end in events_of(graph)
+                if (h, t) == (head, tail) and (gap := class_between((begin, end), (time, time))) is not None
+            ]
+            answers.add(found is None)
+            if found is None:
+                assert max(said, default=0.0) == 0.0
+            else:
+                assert found.confidence == pytest.approx(max(said))
+                assert (head, found.relation, tail, found.begin, found.end) in events_of(graph)
+    assert answers == {True, False}
+
+
 def test_a_graph_whose_facts_have_no_time_has_no_rules() -> None:
     graph = random_graph(SHAPE.model_copy(update={"n_timestamps": 1}))
     rules = Rules.mine(replace(graph, timestamps=(NO_TIME,)))

@@ -86,6 +86,27 @@ def test_predictions_have_the_rules_beside_the_scores(run: Path, tmp_path: Path)
         assert score == pytest.approx(without[entity] + raised.get(entity, 0.0), abs=1e-5)
 
 
+def test_an_answer_says_which_training_fact_speaks_for_it(run: Path) -> None:
+    """In the data's own direction, whether a tail is asked for or a head."""
+    data = load(run).data
+    facts = {
+        (data.entities[h], data.relations[r], data.entities[t], data.timestamps[time])
+        for h, r, t, time in data.train.tolist()
+    }
+    for asked in (["--head", "e3"], ["--tail", "e3"]):
+        question = [str(run), *asked, "--relation", "r1", "--time", "t4", "--top", "60"]
+        answers = read_json("predict", *question)["answers"]
+        reasons = [(answer["entity"], answer["because"]) for answer in answers if answer["because"]]
+        assert reasons
+        for entity, fact in reasons:
+            assert (fact["head"], fact["relation"], fact["tail"], fact["time"]) in facts
+            assert {fact["head"], fact["tail"]} == {"e3", entity}
+            assert fact["confidence"] > 0
+        shown = invoke("predict", *question).stdout
+        _, fact = reasons[0]
+        assert f"{fact['relation']}, {fact['time']}" in shown
+
+
 def test_a_run_cut_before_its_last_ranking_ends_as_it_would_have(run: Path, tmp_path: Path) -> None:
     other = shutil.copytree(run, tmp_path / "other")
     lines = (other / "metrics.jsonl").read_text().splitlines()
