@@ -74,7 +74,7 @@ def main() -> None:
     rows, seconds = {}, {}
     with score_threads(workload):
         began = time.perf_counter()
-        mined = Rules.mine(data)
+        mined = Rules.of(data)
         seconds["mining"] = time.perf_counter() - began
         for name, columns in {"the embeddings alone": (), **ROWS}.items():
             rules = Part(**vars(mined), columns=tuple(columns))

@@ -76,6 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
             # The model as its specification has it, whatever recipe a dataset has by now.
             unit_norm=True if is_pairre else None,
             n3_parts=False if is_pairre else None,
+            rules=False,
             device=options.device,
             budget=options.budget,
         )

@@ -28,6 +28,8 @@ from tkbc.data.dataset import at_one_time, index_of
 from tkbc.data.demo import random_facts
 from tkbc.measure.meter import make_meter, start_clean
 from tkbc.ranking.evaluation import evaluate
+from tkbc.ranking.rules import N_FEATURES, Rules
+from tkbc.ranking.weights import FittedRules, RuleWeights
 from tkbc.rehearsal import recorded_steps
 from tkbc.runs.checkpoint import write_tensors
 from tkbc.sharded import Processes
@@ -37,6 +39,9 @@ from tkbc.step.trainer import Trainer
 
 MOST_CHUNKS = 60
 """A walk over thousands of chunks measures nothing new and takes seconds."""
+
+
+ANY_WEIGHTS = RuleWeights(scale=1.0, weights=(0.1,) * N_FEATURES, n_queries=1, loss=1.0, loss_alone=1.0)
 
 
 class Verified(NamedTuple):
@@ -65,9 +70,10 @@ def measure(workload: Workload, processes: Processes | None = None) -> dict[str,
     index = index_of(facts, workload.n_relations)
     queries = workload.eval_batch_size * workload.replicas  # a whole batch for each replica
     queried = np.resize(at_one_time(facts), (queries // 2 + 1, 4))
+    fitted = FittedRules(Rules.mine(facts, workload.shape), ANY_WEIGHTS) if workload.rules else None
     with meter.recording(trainer.persistent_tensors()):
         around = meter.phase("evaluation")
-        evaluate(trainer.model, trainer.score, queried, index, workload, around_first_batch=around)
+        evaluate(trainer.model, trainer.score, queried, index, workload, around_first_batch=around, fitted=fitted)
     with (
         tempfile.TemporaryDirectory() as folder,
         meter.recording(trainer.persistent_tensors()),

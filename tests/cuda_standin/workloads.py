@@ -97,5 +97,6 @@ def _draw(draw: random.Random, shape: Shape, *, batches: tuple[int, ...], ranks:
         time_reg=draw.choice([0, 0.1]) if traits.is_temporal else 0,
         n3_parts=not traits.is_complex and draw.random() < 0.5,
         unit_norm=not traits.is_complex and draw.random() < 0.5,
+        rules=draw.random() < 0.5,
         **of_this_device(),
     )

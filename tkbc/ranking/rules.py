@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from memplan.workload import Shape
 from tkbc.data.dataset import Dataset, with_reciprocals
 from tkbc.data.ids import Ids
 
@@ -86,17 +87,25 @@ class Rules:
     """The longest interval's end less its begin."""
 
     @classmethod
-    def mine(cls, data: Dataset) -> Rules:
-        """Return the rules of the graph's training facts and their reciprocals; facts without time are left out."""
-        n_relations, n_timestamps = 2 * len(data.relations), len(data.timestamps) - data.has_no_time
-        found = with_reciprocals(data.train, len(data.relations))
+    def of(cls, data: Dataset) -> Rules:
+        """Return the rules of a graph's training facts."""
+        return cls.mine(data.train, data.shape, has_no_time=data.has_no_time)
+
+    @classmethod
+    def mine(cls, facts: Ids, shape: Shape, *, has_no_time: bool = False) -> Rules:
+        """Return the rules of ``facts``, (n, 4) or (n, 5), and their reciprocals.
+
+        With ``has_no_time`` the last timestamp is none: facts at it are left out.
+        """
+        n_relations, n_timestamps = 2 * shape.n_relations, shape.n_timestamps - has_no_time
+        found = with_reciprocals(facts, shape.n_relations)
         found = found[found[:, 3] < n_timestamps]
         head, relation, tail, begin, end = (found[:, at].astype(np.int64) for at in (0, 1, 2, 3, -1))
-        codes, counts = _count_pairs(head * len(data.entities) + tail, relation, begin, end, n_relations)
+        codes, counts = _count_pairs(head * shape.n_entities + tail, relation, begin, end, n_relations)
         n_facts = np.bincount(relation, minlength=n_relations)
         order = np.lexsort((tail, relation, begin, head))
         return cls(
-            n_entities=len(data.entities),
+            n_entities=shape.n_entities,
             n_relations=n_relations,
             n_timestamps=n_timestamps,
             codes=codes,

@@ -138,7 +138,7 @@ class Run:
             self.reporter.notice(f"rules are fitted by one process: memplan evaluate {self.folder.path} --rules")
             return None
         self.reporter.preparing("rules of the graph")
-        rules, trainer = Rules.mine(self.dataset), self.trainer
+        rules, trainer = Rules.of(self.dataset), self.trainer
 
         def on_progress(done: int, n_queries: int) -> None:
             self.reporter.evaluating("valid", done, n_queries)

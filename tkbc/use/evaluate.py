@@ -57,7 +57,7 @@ def rank_with(
         with score_threads(workload):
             known, fitted = dataset.filter_index, None
             if weights is not None:
-                rules = Rules.mine(dataset)
+                rules = Rules.of(dataset)
                 if weights == "fit":
                     weights = fit(model, score, rules, dataset.queries("valid"), known, workload)
                 fitted = FittedRules(rules, weights)

@@ -276,5 +276,5 @@ def open_trained(run: Path, data_dir: Path | None, tell: Tell) -> TrainedModel:
 
     model = load_trained(run / "checkpoint" / name, state.plan.workload)
     weights = read_weights(run)
-    rules = None if weights is None else FittedRules(Rules.mine(data), weights)
+    rules = None if weights is None else FittedRules(Rules.of(data), weights)
     return TrainedModel(run, name, state, data, model, rules)

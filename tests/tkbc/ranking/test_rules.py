@@ -89,7 +89,7 @@ def naive_features(
 @pytest.mark.parametrize(("intervals", "no_time"), [(False, False), (False, True), (True, False)])
 def test_confidences_are_those_of_a_loop_over_all_pairs(intervals: bool, no_time: bool) -> None:
     graph = graph_of(intervals=intervals, no_time=no_time)
-    rules = Rules.mine(graph)
+    rules = Rules.of(graph)
     codes = {(g, a, b): (g * 6 + a) * 6 + b for g, a, b in product(range(6), range(6), range(6))}
     expected = {codes[key]: value for key, value in naive_confidences(graph).items()}
     assert rules.codes.tolist() == sorted(expected)
@@ -104,7 +104,7 @@ def test_evidence_is_that_of_a_loop_over_facts(
     monkeypatch.setattr(mining, "LARGEST_PIECE", piece)
     graph = graph_of(intervals=intervals, no_time=no_time)
     queries = with_reciprocals(graph.queries("test"), SHAPE.n_relations)
-    found = Rules.mine(graph).evidence(queries)
+    found = Rules.of(graph).evidence(queries)
     confidence = naive_confidences(graph)
     expected = [
         (row, tail, features)
@@ -119,7 +119,7 @@ def test_evidence_is_that_of_a_loop_over_facts(
 def test_the_strongest_fact_is_the_most_confident_near_one(intervals: bool) -> None:
     graph = graph_of(intervals=intervals)
     graph = replace(graph, train=graph.train[::7])  # few enough that some answers have no fact near
-    rules, confidence = Rules.mine(graph), naive_confidences(graph)
+    rules, confidence = Rules.of(graph), naive_confidences(graph)
     answers = set()
     for head, relation, _, time in with_reciprocals(graph.queries("test"), SHAPE.n_relations).tolist():
         for tail in range(SHAPE.n_entities):
@@ -140,7 +140,7 @@ def test_the_strongest_fact_is_the_most_confident_near_one(intervals: bool) -> N
 
 def test_a_graph_whose_facts_have_no_time_has_no_rules() -> None:
     graph = random_graph(SHAPE.model_copy(update={"n_timestamps": 1}))
-    rules = Rules.mine(replace(graph, timestamps=(NO_TIME,)))
+    rules = Rules.of(replace(graph, timestamps=(NO_TIME,)))
     assert len(rules.codes) == 0
     assert rules.evidence(graph.queries("test")).features.shape == (0, 14)
 
@@ -170,7 +170,7 @@ def test_the_weights_are_the_likeliest(name: ModelName, batch: int, chunk: int) 
     graph = graph_of()
     queries = with_reciprocals(graph.valid, SHAPE.n_relations)
     model, scores = model_and_scores(graph, name, queries)
-    rules = Rules.mine(graph)
+    rules = Rules.of(graph)
     x = dense(rules, queries)
     row, tail = graph.filter_index.lookup(queries)
     others = tail != queries[row, 2]
@@ -207,7 +207,7 @@ def test_ranks_are_those_of_raised_scores(
     graph = graph_of()
     queries = with_reciprocals(graph.test, SHAPE.n_relations)
     model, scores = model_and_scores(graph, name, queries)
-    rules = Rules.mine(graph)
+    rules = Rules.of(graph)
     once = 1 / math.log(2)
     weights = RuleWeights(scale=0.5, weights=(*[0.0] * 7, once, *[0.0] * 6), n_queries=1, loss=1, loss_alone=1)
     row, tail, values = FittedRules(rules, weights).said(queries)
@@ -237,7 +237,7 @@ def test_predictions_go_by_raised_scores() -> None:
     h, r, _, time = graph.test[0].tolist()
     queries = np.array([[h, r, 0, time]], dtype=np.int32)
     model, scores = model_and_scores(graph, "TNTPairRE", queries)
-    rules = Rules.mine(graph)
+    rules = Rules.of(graph)
     weights = RuleWeights(scale=0.7, weights=(0.5,) * 14, n_queries=1, loss=1, loss_alone=1)
     found = predict(model, graph, Question(h, r, time, asks_tail=True), 7, FittedRules(rules, weights))
     raised = scores[0] + dense(rules, queries)[0].sum(1) * 0.5 / 0.7
@@ -256,7 +256,7 @@ def test_memory_is_that_planned_for_ranking(scoring: Scoring, batch: int, chunk:
     workload = build_workload(shape, model="TNTPairRE", rank=6, batch_size=16, scoring=scoring, rules=True, **sizes)
     graph = random_graph(shape, n_valid=60, n_test=50)
     model = MODELS["TNTPairRE"](workload)
-    score, rules, known = make_score("l1", scoring, "cpu", 1), Rules.mine(graph), graph.filter_index
+    score, rules, known = make_score("l1", scoring, "cpu", 1), Rules.of(graph), graph.filter_index
     meter = CpuMeter()
     with meter.recording(list(model.parameters())):
         with meter.phase("fitting"):
@@ -277,7 +277,7 @@ def test_scores_that_are_no_numbers_are_an_error() -> None:
     model, _ = model_and_scores(graph, "TNTPairRE", with_reciprocals(graph.valid, SHAPE.n_relations))
     model.entity[2] = math.nan
     with pytest.raises(NotFiniteError, match="not finite"):
-        fit(model, make_score("l1", "fused", "cpu", 1), Rules.mine(graph), graph.valid, graph.filter_index,
+        fit(model, make_score("l1", "fused", "cpu", 1), Rules.of(graph), graph.valid, graph.filter_index,
             model.workload)  # fmt: skip
 
 
@@ -288,7 +288,7 @@ def test_no_more_queries_and_pairs_than_are_needed_are_fitted_to(monkeypatch: py
 
     def n_queries() -> int:
         score = make_score("l1", "fused", "cpu", 1)
-        return fit(model, score, Rules.mine(graph), graph.valid, graph.filter_index, workload).n_queries
+        return fit(model, score, Rules.of(graph), graph.valid, graph.filter_index, workload).n_queries
 
     monkeypatch.setattr(fitting, "MOST_QUERIES", 23)
     assert n_queries() == 23
