@@ -38,6 +38,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _with_our_flags(message: str) -> str:
+    """Return an error's text with this command line's flags: underscores where memplan's have dashes."""
+    ours, memplan, its_command = message.partition("memplan ")
+    ours = re.sub(r"--[a-z]+(-[a-z]+)+", lambda flag: "--" + flag[0][2:].replace("-", "_"), ours)
+    return ours + memplan + its_command
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return its exit status."""
     from memplan.app.streams import lose_no_output
@@ -81,11 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
         run_command(given, settings, auto_fit=True, run_folder=options.run_dir)
     except MemplanError as error:
-        # memplan's flags have dashes where this command line's have underscores.
-        ours, memplan, its_command = str(error).partition("memplan ")
-        ours = re.sub(r"--[a-z]+(-[a-z]+)+", lambda flag: "--" + flag[0][2:].replace("-", "_"), ours)
-        text = ours + memplan + its_command
-        print(f"learner.py: {text}", file=sys.stderr)  # noqa: T201
+        print(f"learner.py: {_with_our_flags(str(error))}", file=sys.stderr)  # noqa: T201
         return error.exit_code
     except KeyboardInterrupt:
         return 130
