@@ -117,19 +117,6 @@ class Ledger:
         self.events.append(Event(None))
 
     @contextmanager
-    def temporary(self, name: str, *shape: int, dtype: DType = "float32") -> Iterator[Allocation]:
-        """Record a tensor that lives as long as the ``with`` block."""
-        allocation = self.new(name, *shape, dtype=dtype)
-        try:
-            yield allocation
-        finally:
-            self.free(allocation)
-
-    def passing(self, name: str, *shape: int, dtype: DType = "float32", kind: Kind = "temporaries") -> None:
-        """Record a tensor that is born and dies with nothing in between."""
-        self.free(self.new(name, *shape, dtype=dtype, kind=kind))
-
-    @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Attribute what happens inside to a phase."""
         outer, self.now = self.now, name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from memplan.errors import UsageError
 from memplan.units import format_count
@@ -36,10 +36,8 @@ DEFAULT_WORKSPACE_BYTES = 8_519_680
 IdCount = Annotated[int, Field(ge=1, le=MAX_ID_COUNT)]
 
 
-class Shape(BaseModel):
+class Shape(BaseModel, frozen=True, extra="forbid"):
     """The size of a graph: N entities, R relations, T timestamps and its training facts."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     n_entities: IdCount
     n_relations: Annotated[int, Field(ge=1, le=MAX_ID_COUNT // 2)]

@@ -62,16 +62,17 @@ def sweep(
         folder = resume
         found = _resumed(resume, given, {**settings, "over": over, "sweep_dir": sweep_dir}, limits)
     else:
+        from memplan.app.jobs.prepare import new_folder
         from memplan.app.request import DEFAULT_MODEL, find_model
         from memplan.app.sweep.space import default_space, parse_space
-        from memplan.app.sweep.study import new_folder, new_sweep
+        from memplan.app.sweep.study import SWEEPS, new_sweep
 
         if not any(limits.values()):
             raise UsageError("say when to stop: --trials, --minutes or both")
         model = find_model(given.model or DEFAULT_MODEL)
         space = parse_space(over) if over else default_space(model, but={*given.given_settings(), *held})
         compared = "models" if any(dimension.name == "model" for dimension in space) else model
-        folder = sweep_dir or new_folder(f"{Path(given.dataset or 'demo').name}-{compared}")
+        folder = sweep_dir or new_folder(Path(given.dataset or "demo").name, compared, SWEEPS)
         found = new_sweep(given, settings, space, seed=seed or 0, **limits)
     from memplan.app.sweep.job import run_sweep
 

@@ -71,12 +71,12 @@ def resume_command(run: str, given: SearchRequest, settings: dict[str, Any], ref
         _go_on_together(folder, name, state, data_dir, console)
         return
 
-    def run(reporter: Reporter, should_stop: Callable[[], bool]) -> Result:
+    def go_on(reporter: Reporter, should_stop: Callable[[], bool]) -> Result:
         from tkbc.runs.train import resume
 
         return resume(folder, name, state, data, reporter, should_stop)
 
-    alone(console, state.plan, target, data, run)
+    alone(console, state.plan, target, data, go_on)
 
 
 def _place_of(checkpoint: str | None, state: RunState) -> str:
