@@ -33,14 +33,8 @@ class Allocation:
 
     def __init__(self, name: str, shape: tuple[int, ...], dtype: DType, n_bytes: int, kind: Kind, phase: str) -> None:
         """``kind``: what it is for; ``phase``: that in which it is born."""
-        self.name, self.shape, self.dtype, self.n_bytes, self.kind, self.phase = (
-            name,
-            shape,
-            dtype,
-            n_bytes,
-            kind,
-            phase,
-        )
+        self.name, self.shape, self.dtype = name, shape, dtype
+        self.n_bytes, self.kind, self.phase = n_bytes, kind, phase
 
     def __repr__(self) -> str:
         return f"Allocation({self.name!r}, {self.shape}, {self.dtype}, {self.n_bytes} B, {self.kind}, {self.phase!r})"

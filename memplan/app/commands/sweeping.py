@@ -78,11 +78,8 @@ def sweep(
 
     try:
         ended = run_sweep(folder, found, is_new=resume is None, quiet=as_json)
-    except (
-        DoesNotFitError,
-        SystemExit,
-    ):  # nothing fits, or a signal stopped it: the trials so far are printed all the same
-        if as_json:
+    except (DoesNotFitError, SystemExit):
+        if as_json:  # the trials so far, whether nothing fits or a signal stopped it
             print_json(_as_json(folder, read_trials(folder)))
         raise
     if as_json:
