@@ -2,8 +2,8 @@
 
 python benchmarks/reproduce.py NAME ... [--data-dir DIR] [--runs DIR] [--again | --speed]
 
-NAME: rules, tntcomplex, complex, large, tntpairre, plain, guide, ablation, tradeoff or demo; all where none is given. The data
-must be there (``memplan datasets download ICEWS14``). A run that is finished is not made again, one that was
+NAME: rules, tntcomplex, complex, large, tntpairre, plain, guide, ablation, tradeoff or demo; all where none is given.
+ICEWS14 must be there (``memplan datasets download ICEWS14``). A run that is finished is not made again, one that was
 interrupted goes on. ``--again`` makes every run a second time from scratch, in a folder of its own, and keeps both
 results. ``--speed`` makes no run: it takes steps of all the runs' workloads in turn, whose times can be compared with
 each other. Figures are kept in benchmarks/results/reproduced.json and written into the tables of docs/.

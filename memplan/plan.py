@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from memplan.errors import MemplanError
 from memplan.workload import Precision, Scoring, Workload, first_problem
@@ -13,10 +13,8 @@ from memplan.workload import Precision, Scoring, Workload, first_problem
 ByteCount = Annotated[int, Field(ge=0, lt=2**63)]
 
 
-class Bytes(BaseModel):
+class Bytes(BaseModel, frozen=True, extra="forbid"):
     """One reading of memory, from the inside out; what a device does not report is None."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     requested_bytes: ByteCount
     """What tensors asked for."""
@@ -38,10 +36,8 @@ def _larger(one: int | None, other: int | None) -> int | None:
     return other if one is None else one if other is None else max(one, other)
 
 
-class Peak(BaseModel):
+class Peak(BaseModel, frozen=True, extra="forbid"):
     """The highest memory of a run, each number at its own moment. On the CPU all four are the requested bytes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     requested_bytes: ByteCount
     allocated_bytes: ByteCount
@@ -49,19 +45,15 @@ class Peak(BaseModel):
     device_bytes: ByteCount
 
 
-class PhasePeak(BaseModel):
+class PhasePeak(BaseModel, frozen=True, extra="forbid"):
     """The highest requested bytes alive during one phase."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     peak_bytes: ByteCount
 
 
-class TensorAtPeak(BaseModel):
+class TensorAtPeak(BaseModel, frozen=True, extra="forbid"):
     """A tensor that is alive when the requested bytes are highest."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     shape: tuple[int, ...]
@@ -73,10 +65,8 @@ class TensorAtPeak(BaseModel):
     """The phase in which it is allocated."""
 
 
-class Knob(BaseModel):
+class Knob(BaseModel, frozen=True, extra="forbid"):
     """A change of one setting and what it would save."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     change: str
     """As the command line writes it."""
@@ -85,10 +75,8 @@ class Knob(BaseModel):
     """Whether another model would be trained; otherwise only memory and time change."""
 
 
-class DeviceCount(BaseModel):
+class DeviceCount(BaseModel, frozen=True, extra="forbid"):
     """What a number of devices comes to, for choosing one."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     devices: int
     shards: int
@@ -102,10 +90,8 @@ class DeviceCount(BaseModel):
     """None where nothing fits."""
 
 
-class Mesh(BaseModel):
+class Mesh(BaseModel, frozen=True, extra="forbid"):
     """The processes that train together, one a device: all other bytes of an estimate or plan are of one of them."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     devices: int
     shards: int
@@ -127,10 +113,8 @@ class Mesh(BaseModel):
     """Other numbers of devices; None where the number was not the search's to choose."""
 
 
-class Estimate(BaseModel):
+class Estimate(BaseModel, frozen=True, extra="forbid"):
     """What one workload allocates."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     workload: Workload
     peak: Peak
@@ -144,10 +128,8 @@ class Estimate(BaseModel):
     """None for one device."""
 
 
-class Alternative(BaseModel):
+class Alternative(BaseModel, frozen=True, extra="forbid"):
     """A configuration that the search looked at and did not take."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     micro_batch_size: int
     chunk_size: int
@@ -159,10 +141,8 @@ class Alternative(BaseModel):
     reason: str
 
 
-class Choice(BaseModel):
+class Choice(BaseModel, frozen=True, extra="forbid"):
     """A training that is known to pay: what it takes here, how long, and what it was measured to reach."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str
     recipe: str
@@ -188,10 +168,8 @@ class Choice(BaseModel):
     """Where it stands, or how it was measured."""
 
 
-class Plan(BaseModel):
+class Plan(BaseModel, frozen=True, extra="forbid"):
     """A training run that fits: every free number chosen, and why. ``workload`` repeats them with all the rest."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     workload: Workload
     batch_size: int
@@ -265,10 +243,8 @@ class Plan(BaseModel):
             raise MemplanError(f"{path}: no plan: {first_problem(error)}") from None
 
 
-class PhaseCheck(BaseModel):
+class PhaseCheck(BaseModel, frozen=True, extra="forbid"):
     """Predicted against measured in a phase; ``relative_error`` is measured / predicted − 1 of the requested bytes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     predicted: Bytes
@@ -276,10 +252,8 @@ class PhaseCheck(BaseModel):
     relative_error: float
 
 
-class MemoryCheck(BaseModel):
+class MemoryCheck(BaseModel, frozen=True, extra="forbid"):
     """Predicted against measured for a run: per phase and for the peak over all measured phases."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     device: str
     phases: list[PhaseCheck]

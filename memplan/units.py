@@ -12,6 +12,8 @@ _FACTORS = {
 }
 _BY_LOWER_CASE = {name.lower(): factor for name, factor in _FACTORS.items()}
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([A-Za-z]*)")
+UNITS = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("B", 1))
+"""Binary units, the largest first."""
 MAX_BYTES = 2**63 - 1
 
 

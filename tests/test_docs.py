@@ -159,6 +159,7 @@ def test_every_learner_command_shown_begins_to_train(command: str, planned: list
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/library.md"])
+@pytest.mark.slow
 def test_every_line_of_python_that_is_shown_runs(page: str, tmp_path: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
     assert blocks

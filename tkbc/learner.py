@@ -9,6 +9,10 @@ import argparse
 import re
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from memplan.app.request import SearchRequest
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -38,6 +42,42 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _request(options: argparse.Namespace) -> SearchRequest:
+    """Return the options as memplan's commands take them.
+
+    Raises:
+        UsageError: there is no such model.
+    """
+    from memplan.app.request import SearchRequest, find_model
+    from memplan.workload import TRAITS
+
+    is_pairre = not TRAITS[find_model(options.model)].is_complex
+    return SearchRequest(
+        dataset=options.dataset,
+        data_dir=options.data_dir,
+        model=options.model,
+        rank=str(options.rank),
+        batch_size=str(options.batch_size),
+        optimizer=options.optimizer,
+        emb_reg=options.emb_reg,
+        time_reg=options.time_reg,
+        no_time_emb=options.no_time_emb or None,
+        # The model as its specification has it, whatever recipe a dataset has by now.
+        unit_norm=True if is_pairre else None,
+        n3_parts=False if is_pairre else None,
+        rules=False,
+        device=options.device,
+        budget=options.budget,
+    )
+
+
+def _with_our_flags(message: str) -> str:
+    """Return an error's text with this command line's flags: underscores where memplan's have dashes."""
+    ours, memplan, its_command = message.partition("memplan ")
+    ours = re.sub(r"--[a-z]+(-[a-z]+)+", lambda flag: "--" + flag[0][2:].replace("-", "_"), ours)
+    return ours + memplan + its_command
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return its exit status."""
     from memplan.app.streams import lose_no_output
@@ -55,38 +95,14 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args([argument for argument in arguments if argument.strip()])
 
     from memplan.app.jobs.train import run_command
-    from memplan.app.request import SearchRequest, find_model
     from memplan.errors import MemplanError
-    from memplan.workload import TRAITS
 
     settings = {name: getattr(options, name) for name in ("learning_rate", "max_epochs", "valid_freq", "seed")}
     settings["cooldown"] = 0.0
     try:
-        is_pairre = not TRAITS[find_model(options.model)].is_complex
-        given = SearchRequest(
-            dataset=options.dataset,
-            data_dir=options.data_dir,
-            model=options.model,
-            rank=str(options.rank),
-            batch_size=str(options.batch_size),
-            optimizer=options.optimizer,
-            emb_reg=options.emb_reg,
-            time_reg=options.time_reg,
-            no_time_emb=options.no_time_emb or None,
-            # The model as its specification has it, whatever recipe a dataset has by now.
-            unit_norm=True if is_pairre else None,
-            n3_parts=False if is_pairre else None,
-            rules=False,
-            device=options.device,
-            budget=options.budget,
-        )
-        run_command(given, settings, auto_fit=True, run_folder=options.run_dir)
+        run_command(_request(options), settings, auto_fit=True, run_folder=options.run_dir)
     except MemplanError as error:
-        # memplan's flags have dashes where this command line's have underscores.
-        ours, memplan, its_command = str(error).partition("memplan ")
-        ours = re.sub(r"--[a-z]+(-[a-z]+)+", lambda flag: "--" + flag[0][2:].replace("-", "_"), ours)
-        text = ours + memplan + its_command
-        print(f"learner.py: {text}", file=sys.stderr)  # noqa: T201
+        print(f"learner.py: {_with_our_flags(str(error))}", file=sys.stderr)  # noqa: T201
         return error.exit_code
     except KeyboardInterrupt:
         return 130

@@ -92,6 +92,15 @@ def verify(workload: Workload) -> Verified:
     return Verified(workload, check)
 
 
+def _random_shape(draw: random.Random) -> Shape:
+    return Shape(
+        n_entities=draw.choice([2, 5, 97, 719, 720, 721, 1441, 3000]),
+        n_relations=draw.choice([1, 4]),
+        n_timestamps=draw.choice([1, 2, 3, 30, 130]),
+        n_facts=draw.choice([1, 9, 300]),
+    )
+
+
 def random_workloads(
     count: int, seed: int, device: DeviceType = "cpu", workspace_bytes: int = DEFAULT_WORKSPACE_BYTES
 ) -> Iterator[Workload]:
@@ -101,12 +110,7 @@ def random_workloads(
     """
     draw = random.Random(seed)
     for _ in range(count):
-        shape = Shape(
-            n_entities=draw.choice([2, 5, 97, 719, 720, 721, 1441, 3000]),
-            n_relations=draw.choice([1, 4]),
-            n_timestamps=draw.choice([1, 2, 3, 30, 130]),
-            n_facts=draw.choice([1, 9, 300]),
-        )
+        shape = _random_shape(draw)
         model, traits = draw.choice(list(TRAITS.items()))
         score = draw.choice(traits.scores)
         if draw.random() < 0.4 and (traits.is_complex or not traits.is_temporal or score != "dot"):

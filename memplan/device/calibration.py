@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from memplan.device.rates import Rates, StepRates
 from memplan.errors import MemplanError
@@ -17,10 +17,8 @@ Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 ByteCount = Annotated[int, Field(ge=0, le=2**50)]
 
 
-class Calibration(BaseModel):
+class Calibration(BaseModel, frozen=True, extra="forbid"):
     """One device's measured figures; None where the device has no such thing."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     device: str
     """As ``Target.name`` says it."""
@@ -53,10 +51,8 @@ class Calibration(BaseModel):
         return Rates(*(getattr(self, name) or getattr(stated, name) for name in Rates._fields))
 
 
-class Calibrations(BaseModel):
+class Calibrations(BaseModel, frozen=True, extra="forbid"):
     """The file: one entry a device."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     devices: list[Calibration] = []
 

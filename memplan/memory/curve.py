@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from memplan.errors import MemplanError
 from memplan.memory.ledger import KINDS, Kind, Ledger
@@ -110,10 +110,8 @@ def _places(predicted: Sequence[int], measured: Sequence[int]) -> list[float]:
     return places
 
 
-class MeasuredCurve(BaseModel):
+class MeasuredCurve(BaseModel, frozen=True, extra="forbid"):
     """Phase and live bytes after each of a run's first allocations and frees."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     points: list[tuple[str, Annotated[int, Field(ge=0)]]]
 

@@ -33,14 +33,8 @@ class Allocation:
 
     def __init__(self, name: str, shape: tuple[int, ...], dtype: DType, n_bytes: int, kind: Kind, phase: str) -> None:
         """``kind``: what it is for; ``phase``: that in which it is born."""
-        self.name, self.shape, self.dtype, self.n_bytes, self.kind, self.phase = (
-            name,
-            shape,
-            dtype,
-            n_bytes,
-            kind,
-            phase,
-        )
+        self.name, self.shape, self.dtype = name, shape, dtype
+        self.n_bytes, self.kind, self.phase = n_bytes, kind, phase
 
     def __repr__(self) -> str:
         return f"Allocation({self.name!r}, {self.shape}, {self.dtype}, {self.n_bytes} B, {self.kind}, {self.phase!r})"
@@ -115,19 +109,6 @@ class Ledger:
     def release_cache(self) -> None:
         """Record that the caching allocator returns its unused segments to the driver (CUDA; nothing on the CPU)."""
         self.events.append(Event(None))
-
-    @contextmanager
-    def temporary(self, name: str, *shape: int, dtype: DType = "float32") -> Iterator[Allocation]:
-        """Record a tensor that lives as long as the ``with`` block."""
-        allocation = self.new(name, *shape, dtype=dtype)
-        try:
-            yield allocation
-        finally:
-            self.free(allocation)
-
-    def passing(self, name: str, *shape: int, dtype: DType = "float32", kind: Kind = "temporaries") -> None:
-        """Record a tensor that is born and dies with nothing in between."""
-        self.free(self.new(name, *shape, dtype=dtype, kind=kind))
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from memplan.plan import ByteCount, Peak, PhasePeak, TensorAtPeak
 
@@ -12,10 +12,8 @@ Way = Literal["traced", "mapped", "measured"]
 """On fake tensors of the very device; on the CPU's, which stand for CUDA's; measured over a real step on the CPU."""
 
 
-class TracedStep(BaseModel):
+class TracedStep(BaseModel, frozen=True, extra="forbid"):
     """What was traced."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     file: str | None
     function: str
@@ -32,10 +30,8 @@ class TracedTensor(TensorAtPeak):
     line: str
 
 
-class UnlistedOperator(BaseModel):
+class UnlistedOperator(BaseModel, frozen=True, extra="forbid"):
     """An operator of which no measurement says what its kernel takes inside."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     calls: int
@@ -43,10 +39,8 @@ class UnlistedOperator(BaseModel):
     """How much higher the peak would be if each call took inside as much as its operands and results together."""
 
 
-class Sources(BaseModel):
+class Sources(BaseModel, frozen=True, extra="forbid"):
     """Where the bytes at the peak are from."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     recorded_bytes: ByteCount
     """Of tensors that the trace saw."""
@@ -58,10 +52,8 @@ class Sources(BaseModel):
     """What was assumed, in words."""
 
 
-class Trace(BaseModel):
+class Trace(BaseModel, frozen=True, extra="forbid"):
     """What one training step allocates, with what builds it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     workload: TracedStep
     peak: Peak
@@ -72,10 +64,8 @@ class Trace(BaseModel):
     sources: Sources
 
 
-class Fit(BaseModel):
+class Fit(BaseModel, frozen=True, extra="forbid"):
     """The largest size that fits, checked by a trace of it and of its neighbour."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     value: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from memplan.errors import UsageError
 from memplan.units import format_count
@@ -36,10 +36,8 @@ DEFAULT_WORKSPACE_BYTES = 8_519_680
 IdCount = Annotated[int, Field(ge=1, le=MAX_ID_COUNT)]
 
 
-class Shape(BaseModel):
+class Shape(BaseModel, frozen=True, extra="forbid"):
     """The size of a graph: N entities, R relations, T timestamps and its training facts."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     n_entities: IdCount
     n_relations: Annotated[int, Field(ge=1, le=MAX_ID_COUNT // 2)]
@@ -111,8 +109,10 @@ class Workload(Shape):
             raise ValueError(f"model: {model!r}: there is no such model; there are {', '.join(TRAITS)}")
         return model
 
+    # The checks in the order in which they are told: the model, sizes, switches, what kernels and processes can do.
+
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check_score(self) -> Self:
         traits = TRAITS[self.model]
         if self.score not in traits.scores:
             raise ValueError(f"score: {self.model} is scored with {' or '.join(traits.scores)}, not {self.score}")
@@ -123,6 +123,10 @@ class Workload(Shape):
                 f"score: {self.model} with dot is quadratic in the timestamp and cannot predict the time of facts that "
                 "hold over intervals; use l1 or l2"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> Self:
         if self.batch_size > self.n_examples:
             raise ValueError(
                 f"batch_size: {format_count(self.batch_size)} is larger than the data, which has "
@@ -147,10 +151,18 @@ class Workload(Shape):
                 "chunk_size: scoring 'materialized' scores all entities at once; leave the chunk size out, or use "
                 "scoring 'chunked' or 'fused'"
             )
-        if self.unit_norm and traits.is_complex:
+        return self
+
+    @model_validator(mode="after")
+    def _check_switches(self) -> Self:
+        if self.unit_norm and self.traits.is_complex:
             raise ValueError(f"unit_norm: only the PairRE family projects its entities to unit norm, not {self.model}")
-        if self.n3_parts and traits.is_complex:
+        if self.n3_parts and self.traits.is_complex:
             raise ValueError(f"n3_parts: {self.model}'s N3 is over the parts always; only the PairRE family is asked")
+        return self
+
+    @model_validator(mode="after")
+    def _check_limits(self) -> Self:
         pairs = [("micro_batch_size", "chunk_size"), ("eval_batch_size", "eval_chunk_size")]
         pairs += [("micro_batch_size", "time_chunk_size")] if self.predicts_time else []
         for queries, chunk in pairs:

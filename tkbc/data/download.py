@@ -63,11 +63,7 @@ def download(
             httpx.Client(timeout=TIMEOUT, follow_redirects=True, headers={"Accept-Encoding": "identity"}) as client,
         ):
             for file in files:
-                fetched = unfinished / file.split
-                if fetched.is_file() and _problem(fetched, file) is not None:
-                    fetched.unlink()
-                if not fetched.is_file():
-                    _fetch(client, name, file, unfinished, on_progress, wait_seconds)
+                _fetch(client, name, file, unfinished, on_progress, wait_seconds)
             try:
                 read_folder(unfinished, name)  # says what is wrong with files that are whole and no dataset
             except MemplanError:
@@ -90,7 +86,12 @@ def download(
 def _fetch(
     client: httpx.Client, name: str, file: RemoteFile, folder: Path, on_progress: Progress, wait_seconds: float
 ) -> None:
-    """Fetch one file from the first mirror that serves it whole."""
+    """Fetch one file from the first mirror that serves it whole, unless it is here already."""
+    fetched = folder / file.split
+    if fetched.is_file():
+        if _problem(fetched, file) is None:
+            return
+        fetched.unlink()
     part = folder / f"{file.split}.part"
     reasons = []
     for url in file.urls:
@@ -104,7 +105,7 @@ def _fetch(
                 _fetch_from(client, url, part, lambda done, n: on_progress(file.split, done, n), wait_seconds)
                 problem = _problem(part, file)
             if problem is None:
-                part.replace(folder / file.split)
+                part.replace(fetched)
                 return
             part.unlink()
             reasons.append(f"{url}: {problem}")

@@ -57,10 +57,7 @@ def read_folder(folder: Path, dataset: str) -> Dataset:
     parse = _parser_of([columns for rows in lines.values() for _, columns in rows])
     splits = {split: _parse_lines(paths[split], rows, parse, problems) for split, rows in lines.items()}
     if parse is parse_interval or _are_ids(splits):
-        id_files = [folder / name for name in NAME_FILES]
-        names = [names_of(path, read_lines(path, problems), problems) if path.is_file() else {} for path in id_files]
-        if not problems:
-            splits = {split: named(facts, *names) for split, facts in splits.items()}
+        splits = _with_names(folder, splits, problems)
     if problems:
         raise _error_of(folder, problems)
     every_fact = [fact for facts in splits.values() for fact in facts]
@@ -80,13 +77,15 @@ def read_folder(folder: Path, dataset: str) -> Dataset:
         array.setflags(write=False)
         return array
 
-    return Dataset(
-        dataset,
-        tuple(entities),
-        tuple(relations),
-        tuple(timestamps),
-        *(encode(splits[split]) for split in SPLITS),
-    )
+    encoded = (encode(splits[split]) for split in SPLITS)
+    return Dataset(dataset, tuple(entities), tuple(relations), tuple(timestamps), *encoded)
+
+
+def _with_names(folder: Path, splits: dict[Split, list[RawFact]], problems: list[str]) -> dict[Split, list[RawFact]]:
+    """Return the facts with what the id files beside them name; what is wrong with these joins ``problems``."""
+    id_files = [folder / name for name in NAME_FILES]
+    names = [names_of(path, read_lines(path, problems), problems) if path.is_file() else {} for path in id_files]
+    return splits if problems else {split: named(facts, *names) for split, facts in splits.items()}
 
 
 def problem_of_split(path: Path) -> str | None:

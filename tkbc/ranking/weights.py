@@ -11,7 +11,7 @@ from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from memplan.errors import MemplanError, reason_of
 from tkbc.data.ids import Ids
@@ -21,10 +21,8 @@ RULES_FILE = "rules.json"
 """The fitted weights in a run's folder."""
 
 
-class RuleWeights(BaseModel):
+class RuleWeights(BaseModel, frozen=True, extra="forbid"):
     """The fitted weights, as rules.json holds them."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     scale: float
     """α."""

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from memplan.files import read_lines
 
@@ -17,10 +17,8 @@ FAILED = "failed"
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
-class Metrics(BaseModel):
+class Metrics(BaseModel, frozen=True):
     """Filtered mean reciprocal rank and shares of ranks of at most 1, 3 and 10."""
-
-    model_config = ConfigDict(frozen=True)
 
     mrr: Finite
     hits_at_1: Finite
@@ -28,10 +26,8 @@ class Metrics(BaseModel):
     hits_at_10: Finite
 
 
-class Ranking(BaseModel):
+class Ranking(BaseModel, frozen=True):
     """The metrics of a split: average ranks for tails, heads and their mean, and that mean with ties either way."""
-
-    model_config = ConfigDict(frozen=True)
 
     both: Metrics
     tail: Metrics
@@ -40,10 +36,8 @@ class Ranking(BaseModel):
     pessimistic: Metrics
 
 
-class Epoch(BaseModel):
+class Epoch(BaseModel, frozen=True):
     """One epoch."""
-
-    model_config = ConfigDict(frozen=True)
 
     epoch: int
     loss: Finite
@@ -62,10 +56,8 @@ class RelationMetrics(Metrics):
     n_facts: int
 
 
-class Final(BaseModel):
+class Final(BaseModel, frozen=True):
     """The end of a run: the test split, ranked with the tables of the best epoch."""
-
-    model_config = ConfigDict(frozen=True)
 
     test: Ranking
     alone: Ranking | None = None
@@ -75,10 +67,8 @@ class Final(BaseModel):
     """The relations of the test split, the most frequent first; empty in runs of older versions."""
 
 
-class Event(BaseModel):
+class Event(BaseModel, frozen=True):
     """Something that happened on the way; what it is decides which of the other fields are there."""
-
-    model_config = ConfigDict(frozen=True)
 
     event: str
     epoch: int

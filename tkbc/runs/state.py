@@ -15,10 +15,8 @@ CHECKPOINT_NAME = r"[0-9]{1,18}"
 """What names a checkpoint: ASCII digits, of which there are never too many to count on from."""
 
 
-class Best(BaseModel):
+class Best(BaseModel, frozen=True, extra="forbid"):
     """The best validation so far."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     epoch: int
     mrr: float

@@ -42,20 +42,16 @@ def datasets(
         print_json({"data_dir": str(data_folder(data_dir)), "datasets": rows})
         return
     columns = ("dataset", "entities>", "relations>", "timestamps>", "train>", "valid>", "test>", "where")
-    make_console().print(
-        listing(
-            columns,
-            (
-                (
-                    name,
-                    *(f"{n:,}" for n in entry.shape.model_dump(exclude={"intervals"}).values()),
-                    *("–" if n is None else f"{n:,}" for n in (entry.n_valid, entry.n_test)),
-                    str(places[name] or ("generated" if name == "demo" else "not here")),
-                )
-                for name, entry in DATASETS.items()
-            ),
+    cells = (
+        (
+            name,
+            *(f"{n:,}" for n in entry.shape.model_dump(exclude={"intervals"}).values()),
+            *("–" if n is None else f"{n:,}" for n in (entry.n_valid, entry.n_test)),
+            str(places[name] or ("generated" if name == "demo" else "not here")),
         )
+        for name, entry in DATASETS.items()
     )
+    make_console().print(listing(columns, cells))
     make_console().print(f"looked in {data_folder(data_dir)}", soft_wrap=True)
     for name, entry in DATASETS.items():
         if entry.how_to_get and places[name] is None:
@@ -85,7 +81,7 @@ def models(as_json: AsJson = False) -> None:
             "name": name,
             "scores": list(traits.scores),
             "row_floats": "2d" if traits.is_complex else "d",
-            "tables": list(tables(_toy(name))),
+            "tables": list(tables(build_workload(DEMO.shape, model=name))),
             "scorings": {
                 device: {score: available(score, device) for score in traits.scores} for device in get_args(DeviceType)
             },
@@ -96,12 +92,8 @@ def models(as_json: AsJson = False) -> None:
         print_json({"models": rows})
         return
     columns = ("model", "scores", "row", "tables")
-    make_console().print(
-        listing(
-            columns,
-            ((row["name"], ", ".join(row["scores"]), row["row_floats"], ", ".join(row["tables"])) for row in rows),
-        )
-    )
+    cells = ((row["name"], ", ".join(row["scores"]), row["row_floats"], ", ".join(row["tables"])) for row in rows)
+    make_console().print(listing(columns, cells))
     for device in get_args(DeviceType):
         missing = {why for score in get_args(Score) if (why := obstacle(score, "fused", device)) is not None}
         make_console().print(f"{device}: materialized, chunked and fused" + "".join(f"; {why}" for why in missing))
@@ -123,30 +115,22 @@ def recipes(as_json: AsJson = False) -> None:
         print_json({"recipes": rows})
         return
     columns = ("recipe", "model", "dataset", "rank>", "epochs>", "test MRR>", "source")
-    make_console().print(
-        listing(
-            columns,
-            (
-                (
-                    recipe.name,
-                    model,
-                    recipe.dataset or "any",
-                    str(recipe.settings["rank"]),
-                    str(recipe.max_epochs),
-                    "–" if recipe.test_mrr is None else f"{recipe.test_mrr:.3f}",
-                    recipe.source,
-                )
-                for model in TRAITS
-                for recipe in recipes_of(model)
-            ),
+    cells = (
+        (
+            recipe.name,
+            model,
+            recipe.dataset or "any",
+            str(recipe.settings["rank"]),
+            str(recipe.max_epochs),
+            "–" if recipe.test_mrr is None else f"{recipe.test_mrr:.3f}",
+            recipe.source,
         )
+        for model in TRAITS
+        for recipe in recipes_of(model)
     )
+    make_console().print(listing(columns, cells))
     make_console().print(
         "The first that names your dataset, else the first for any, is the default; --recipe takes another. Test MRR, "
         "seed 0, of those for any is ICEWS14's; – not measured. --json has batch, rate, regularizers and the like too.",
         soft_wrap=True,
     )
-
-
-def _toy(model: str) -> Any:
-    return build_workload(DEMO.shape, model=model)

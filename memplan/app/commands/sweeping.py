@@ -13,7 +13,7 @@ from memplan.app.request import SearchRequest
 from memplan.errors import DoesNotFitError, UsageError
 
 if TYPE_CHECKING:
-    from memplan.app.sweep.study import Trial
+    from memplan.app.sweep.study import Sweep, Trial
 
 
 @with_options(SearchRequest)
@@ -47,7 +47,7 @@ def sweep(
     their own; one that fits no memory is never begun. The test split is not looked at. Stopped, or killed, a sweep goes
     on with --resume as if nothing had been: with its own limits, or other ones.
     """
-    from memplan.app.sweep.study import new_sweep, read_sweep, read_trials, require_optuna
+    from memplan.app.sweep.study import read_trials, require_optuna
 
     require_optuna()
     if given.devices is not None or given.shards is not None:
@@ -59,43 +59,50 @@ def sweep(
         raise UsageError(f"--minutes: {minutes:g}: a number above 0")
     limits: dict[str, Any] = {"max_trials": trials, "minutes": minutes}
     if resume is not None:
-        own = {**settings, "over": over, "sweep_dir": sweep_dir}
-        said = given.given_flags("data_dir")
-        said += [f"--{name.replace('_', '-')}" for name, value in own.items() if value is not None]
-        if said:
-            raise UsageError(
-                f"--resume: the sweep has settled {', '.join(said)}; leave that out, or begin another sweep"
-            )
-        folder, found = resume, read_sweep(resume)
-        if given.data_dir is not None:
-            found = found.model_copy(update={"given": {**found.given, "data_dir": str(given.data_dir)}})
-        if any(limits.values()):
-            found = found.model_copy(update=limits)
+        folder = resume
+        found = _resumed(resume, given, {**settings, "over": over, "sweep_dir": sweep_dir}, limits)
     else:
+        from memplan.app.jobs.prepare import new_folder
         from memplan.app.request import DEFAULT_MODEL, find_model
         from memplan.app.sweep.space import default_space, parse_space
-        from memplan.app.sweep.study import new_folder
+        from memplan.app.sweep.study import SWEEPS, new_sweep
 
         if not any(limits.values()):
             raise UsageError("say when to stop: --trials, --minutes or both")
         model = find_model(given.model or DEFAULT_MODEL)
         space = parse_space(over) if over else default_space(model, but={*given.given_settings(), *held})
         compared = "models" if any(dimension.name == "model" for dimension in space) else model
-        folder = sweep_dir or new_folder(f"{Path(given.dataset or 'demo').name}-{compared}")
+        folder = sweep_dir or new_folder(Path(given.dataset or "demo").name, compared, SWEEPS)
         found = new_sweep(given, settings, space, seed=seed or 0, **limits)
     from memplan.app.sweep.job import run_sweep
 
     try:
         ended = run_sweep(folder, found, is_new=resume is None, quiet=as_json)
-    except (
-        DoesNotFitError,
-        SystemExit,
-    ):  # nothing fits, or a signal stopped it: the trials so far are printed all the same
-        if as_json:
+    except (DoesNotFitError, SystemExit):
+        if as_json:  # the trials so far, whether nothing fits or a signal stopped it
             print_json(_as_json(folder, read_trials(folder)))
         raise
     if as_json:
         print_json(_as_json(folder, ended))
+
+
+def _resumed(folder: Path, given: SearchRequest, own: dict[str, Any], limits: dict[str, Any]) -> Sweep:
+    """Return the sweep in ``folder``, with the limits given now; ``own``: the command's other options.
+
+    Raises:
+        UsageError: an option that the sweep has settled.
+        MemplanError: there is no sweep.
+    """
+    from memplan.app.sweep.study import read_sweep
+
+    said = given.given_flags("data_dir")
+    said += [f"--{name.replace('_', '-')}" for name, value in own.items() if value is not None]
+    if said:
+        raise UsageError(f"--resume: the sweep has settled {', '.join(said)}; leave that out, or begin another sweep")
+    found = read_sweep(folder)
+    if given.data_dir is not None:
+        found = found.model_copy(update={"given": {**found.given, "data_dir": str(given.data_dir)}})
+    return found.model_copy(update=limits) if any(limits.values()) else found
 
 
 def _as_json(folder: Path, trials: list[Trial]) -> dict[str, Any]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from memplan.app.commands import print_json
 from memplan.app.options import AsJson
-from memplan.device.target import resolve
+from memplan.device.target import Target, resolve
 from memplan.errors import DoesNotFitError, UsageError
+
+if TYPE_CHECKING:
+    from memplan.trace.result import Fit, Trace
+    from memplan.trace.tracing import Recorded
 
 
 def trace(
@@ -54,12 +58,10 @@ def trace(
         raise UsageError("--effective keeps a size while --fit looks for its share; add --fit NAME=A..B")
     if real and fit is not None:
         raise UsageError("--real measures one size; leave out --fit")
-    from memplan.app.jobs.trace import fitted, measured, traced
-
     if fit is not None:
-        found, recorded, answer = fitted(file, fit, sizes, target, alloc_conf, effective)
+        found, recorded, answer = _fitted(file, fit, sizes, target, alloc_conf, effective)
     else:
-        found, recorded = (measured if real else traced)(file, sizes, target, alloc_conf)
+        found, recorded = _recorded(file, sizes, target, alloc_conf, real=real)
         answer = None
     first_step = recorded.first_step()
     if plot is not None:
@@ -82,6 +84,31 @@ def trace(
         console.print(trace_report(found, target, first_step, explain=explain))
     if not found.fits:
         raise typer.Exit(DoesNotFitError.exit_code)
+
+
+def _recorded(
+    file: str, sizes: dict[str, int], target: Target, alloc_conf: str | None, *, real: bool
+) -> tuple[Trace, Recorded]:
+    """Return what a file's step takes, traced or measured."""
+    from memplan.trace.loading import load
+    from memplan.trace.real import record_real
+    from memplan.trace.tracing import record, result_of
+
+    make_step = load(file)
+    recorded = (record_real if real else record)(make_step, sizes, target)
+    return result_of(make_step, sizes, target, alloc_conf, recorded), recorded
+
+
+def _fitted(
+    file: str, text: str, sizes: dict[str, int], target: Target, alloc_conf: str | None, effective: int | None
+) -> tuple[Trace, Recorded, Fit]:
+    """Return the trace of the largest size that fits, and how it was found."""
+    from memplan.trace.fit import Range, fit
+    from memplan.trace.loading import load
+
+    bounds = Range.parse(text)
+    answer, recorded = fit(load(file), bounds, sizes, target, alloc_conf, effective)
+    return answer.trace, recorded, answer
 
 
 def _sizes(given: list[str]) -> dict[str, int]:

@@ -145,12 +145,12 @@ def check_free(folder: Path) -> None:
         raise MemplanError(f"{folder}: there is such a folder already; choose a new one with --run-dir")
 
 
-def new_folder(graph_name: str, model: str) -> Path:
-    """Return a run folder's path that nothing has yet, named after data, model and time."""
+def new_folder(graph_name: str, model: str, root: Path = RUNS) -> Path:
+    """Return a folder's path in ``root`` that nothing has yet, named after data, model and time."""
     name = f"{graph_name}-{model}-{datetime.now():%Y%m%d-%H%M%S}"
-    folder = RUNS / name
+    folder = root / name
     n = 2
     while folder.exists():
-        folder = RUNS / f"{name}-{n}"
+        folder = root / f"{name}-{n}"
         n += 1
     return folder

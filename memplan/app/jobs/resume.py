@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,12 @@ from memplan.units import format_bytes
 from memplan.workload import Workload, validated
 from tkbc.runs.listing import RUNS, find_run, newest_unfinished
 from tkbc.runs.metrics import read_metrics
-from tkbc.runs.readiness import check_device, prepare_torch
 from tkbc.use.opening import check_bytes, data_folder_of
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from tkbc.runs.reporter import Reporter, Result
     from tkbc.runs.state import RunState
 
 
@@ -35,11 +38,9 @@ def resume_command(run: str, given: SearchRequest, settings: dict[str, Any], ref
         DoesNotFitError: nothing fits what memory there is now.
         MemplanError: the run, its checkpoints or its data cannot be used.
     """
-    from memplan.app.jobs.together import Task, launched_index, together, with_launched, work
-    from memplan.app.jobs.train import check_gpus, loading, supervise
+    from memplan.app.jobs.together import launched_index, with_launched, work
+    from memplan.app.jobs.train import alone, check_gpus
     from tkbc.data import load_dataset
-    from tkbc.runs.checkpoint_folders import Checkpoints
-    from tkbc.runs.settings import TrainSettings
 
     index = launched_index()
     if index:  # of those that torchrun started the first reads the options
@@ -51,19 +52,84 @@ def resume_command(run: str, given: SearchRequest, settings: dict[str, Any], ref
     folder = newest_unfinished(RUNS) if run == "auto" else find_run(run)
     if not folder.is_dir():
         raise MemplanError(f"{folder}: no such run; memplan runs lists those in {RUNS}/")
-    console = make_console()
     notices: list[str] = []
+    name, state = _opened(folder, settings, notices)
+    check_bytes(state.plan, folder)
+    if index is not None:
+        given = with_launched(given)
+    target = _target_of(state.plan, given)
+    state.plan = _fitted(state.plan, target, given.shards, notices)
+    check_gpus(state.plan, target)
+    data_dir = given.data_dir or data_folder_of(state)
+    data = load_dataset(state.dataset, data_dir)
+    console = make_console()
+    for notice in [*notices, *_changes_of_version(state)]:
+        console.print(notice, soft_wrap=True)
+    console.print(plan_summary(state.plan, target))
+    console.print(f"going on with {folder} from {_place_of(name, state)}")
+    if index is not None or state.plan.workload.n_processes > 1:
+        _go_on_together(folder, name, state, data_dir, console)
+        return
+
+    def go_on(reporter: Reporter, should_stop: Callable[[], bool]) -> Result:
+        from tkbc.runs.train import resume
+
+        return resume(folder, name, state, data, reporter, should_stop)
+
+    alone(console, state.plan, target, data, go_on)
+
+
+def _place_of(checkpoint: str | None, state: RunState) -> str:
+    """Return where a run goes on from, in words."""
+    if checkpoint is None:
+        return "its beginning"
+    done = f"{state.examples_done:,} of its {state.plan.workload.n_examples:,} examples done"
+    return f"checkpoint {checkpoint}: epoch {state.epoch}, {done}"
+
+
+def _go_on_together(
+    folder: Path, checkpoint: str | None, state: RunState, data_dir: Path | None, console: Console
+) -> None:
+    from memplan.app.jobs.together import Task, together
+
+    task = Task(
+        plan=state.plan,
+        settings=state.settings,
+        dataset=state.dataset,
+        data_dir=data_dir,
+        folder=folder,
+        checkpoint=checkpoint,
+        state=state,
+    )
+    together(task, console)
+
+
+def _opened(folder: Path, settings: dict[str, Any], notices: list[str]) -> tuple[str | None, RunState]:
+    """Return the newest checkpoint's name, None where there is none, and its state, with the settings given now."""
+    from tkbc.runs.checkpoint_folders import Checkpoints
+    from tkbc.runs.settings import TrainSettings
+
     found = Checkpoints(folder / "checkpoint").newest(notices.append)
     name, state = (None, _beginning(folder)) if found is None else found
     changed = {key: value for key, value in settings.items() if value is not None}
     state.settings = validated(TrainSettings, {**state.settings.model_dump(), **changed})
-    if settings.get("max_epochs") is not None and state.settings.max_epochs < state.epoch - (state.examples_done == 0):
+    _check_that_more_is_left(folder, state, changed)
+    return name, state
+
+
+def _check_that_more_is_left(folder: Path, state: RunState, changed: dict[str, Any]) -> None:
+    """Check that a run has something to go on with, under its settings with those that ``changed``.
+
+    Raises:
+        UsageError: it has come further than its limits allow, or is finished.
+    """
+    if "max_epochs" in changed and state.settings.max_epochs < state.epoch - (state.examples_done == 0):
         raise UsageError(
             f"--max-epochs {state.settings.max_epochs}: the run is in epoch {state.epoch} already; give more"
         )
-    if settings.get("minutes") is not None and state.is_out_of_time and state.epoch <= state.settings.max_epochs:
+    if "minutes" in changed and state.is_out_of_time and state.epoch <= state.settings.max_epochs:
         spent = state.spent_seconds / 60
-        raise UsageError(f"--minutes {settings['minutes']:g}: the run has taken {spent:.3g} minutes already; give more")
+        raise UsageError(f"--minutes {changed['minutes']:g}: the run has taken {spent:.3g} minutes already; give more")
     if state.is_over and read_metrics(folder).final is not None:
         epochs = f"{folder}: the run is finished after {state.epoch - 1} epochs"
         if state.epoch > state.settings.max_epochs:
@@ -74,37 +140,6 @@ def resume_command(run: str, given: SearchRequest, settings: dict[str, Any], ref
             f"{epochs}, {state.validations_since_best} validations in a row without a better MRR; give more --patience "
             "to go on with it"
         )
-    check_bytes(state.plan, folder)
-    if index is not None:
-        given = with_launched(given)
-    target = _target_of(state.plan, given)
-    state.plan = _fitted(state.plan, target, given.shards, notices)
-    check_gpus(state.plan, target)
-    data = load_dataset(state.dataset, given.data_dir or data_folder_of(state))
-    notices += _changes_of_version(state)
-    for notice in notices:
-        console.print(notice, soft_wrap=True)
-    console.print(plan_summary(state.plan, target))
-    at = f"epoch {state.epoch}, {state.examples_done:,} of its {state.plan.workload.n_examples:,} examples done"
-    console.print(f"going on with {folder} from {'its beginning' if name is None else f'checkpoint {name}: {at}'}")
-    if index is not None or state.plan.workload.n_processes > 1:
-        task = Task(
-            plan=state.plan,
-            settings=state.settings,
-            dataset=state.dataset,
-            data_dir=given.data_dir or data_folder_of(state),
-            folder=folder,
-            checkpoint=name,
-            state=state,
-        )
-        together(task, console)
-        return
-    prepare_torch(state.plan)
-    with loading(console):
-        check_device(state.plan, target)
-        from tkbc.runs.train import resume
-
-    supervise(console, data, lambda reporter, should_stop: resume(folder, name, state, data, reporter, should_stop))
 
 
 def _beginning(folder: Path) -> RunState:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from memplan.app.request import SearchRequest
 from memplan.app.streams import lose_no_output
@@ -33,10 +33,8 @@ if TYPE_CHECKING:
     from tkbc.runs.reporter import Reporter, Result
 
 
-class Task(BaseModel):
+class Task(BaseModel, frozen=True, extra="forbid"):
     """What every process of a training has to know: a run that begins, or one that goes on from a checkpoint."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     plan: Plan
     settings: TrainSettings

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,35 +58,23 @@ def run_command(
         given, settings, auto_fit=auto_fit, saved=saved, name=str(plan_file)
     )
     check_gpus(plan, target)
-    if run_folder is None:
-        run_folder = new_folder(graph.name, plan.workload.model)
+    folder = run_folder or new_folder(graph.name, plan.workload.model)
     console = make_console()
-    if target.device == "cuda" and (not_modelled := notice()) is not None:
-        console.print(not_modelled, soft_wrap=True)
-    if target.device == "cuda" and not present_gpus():
-        # Nothing is announced that PyTorch, asked now, would refuse.
-        prepare_torch(plan)
-        check_device(plan, target)
     # Before PyTorch is loaded, which takes seconds: the user sees at once what is about to happen.
     _announce(console, plan, target, train_settings, source, auto_fit=auto_fit)
+    data_dir = given.data_dir
     if index == 0 or plan.workload.n_processes > 1:
-        task = Task(
-            plan=plan, settings=train_settings, dataset=graph.dataset, data_dir=given.data_dir, folder=run_folder
+        together(
+            Task(plan=plan, settings=train_settings, dataset=graph.dataset, data_dir=data_dir, folder=folder), console
         )
-        together(task, console)
         return
-    prepare_torch(plan)
-    with loading(console):
-        check_device(plan, target)
+
+    def run(reporter: Reporter, should_stop: Callable[[], bool]) -> Result:
         from tkbc.runs.train import train
 
-    supervise(
-        console,
-        graph,
-        lambda reporter, should_stop: train(
-            plan, graph, train_settings, run_folder, reporter, should_stop, data_dir=given.data_dir
-        ),
-    )
+        return train(plan, graph, train_settings, folder, reporter, should_stop, data_dir=data_dir)
+
+    alone(console, plan, target, graph, run)
 
 
 def check_gpus(plan: Plan, target: Target) -> None:
@@ -104,7 +92,17 @@ def check_gpus(plan: Plan, target: Target) -> None:
 def _announce(
     console: Console, plan: Plan, target: Target, settings: TrainSettings, source: str, *, auto_fit: bool
 ) -> None:
-    """Print what will be trained, how, and what it takes."""
+    """Print what will be trained, how, and what it takes.
+
+    Raises:
+        MemplanError: PyTorch would refuse the device.
+    """
+    if target.device == "cuda" and (not_modelled := notice()) is not None:
+        console.print(not_modelled, soft_wrap=True)
+    if target.device == "cuda" and not present_gpus():
+        # Nothing is announced that PyTorch, asked now, would refuse.
+        prepare_torch(plan)
+        check_device(plan, target)
     if auto_fit and target.device == "cpu":
         console.print("no GPU in use: fitting to this machine's memory instead")
     # The plan's own numbers against what there is now: a plan from a file may have been made under another budget.
@@ -119,12 +117,24 @@ def _announce(
     console.print(f"learning rate {settings.learning_rate:g}, {epochs}{falling}{bound}{source}")
 
 
-def loading(console: Console) -> AbstractContextManager[object]:
-    """Return what shows, on a terminal, that PyTorch is being loaded."""
-    return console.status("loading PyTorch") if console.is_terminal else nullcontext()
+Train = Callable[["Reporter", Callable[[], bool]], "Result"]
+"""Trains, with what shows its progress and what asks it to stop."""
 
 
-def supervise(console: Console, graph: Dataset, run: Callable[[Reporter, Callable[[], bool]], Result]) -> None:
+def alone(console: Console, plan: Plan, target: Target, graph: Dataset, run: Train) -> None:
+    """Load PyTorch for a plan of one process, seen on a terminal, and supervise ``run``.
+
+    Raises:
+        MemplanError: PyTorch does not have the device, or as ``run`` does.
+    """
+    prepare_torch(plan)
+    with console.status("loading PyTorch") if console.is_terminal else nullcontext():
+        check_device(plan, target)
+        import tkbc.runs.train  # noqa: F401 - takes seconds
+    supervise(console, graph, run)
+
+
+def supervise(console: Console, graph: Dataset, run: Train) -> None:
     """Call ``run`` with what shows its progress and what asks it to stop, then print how it ended, and what is next.
 
     Ends the process with 128 and the signal's number where a signal stopped it.

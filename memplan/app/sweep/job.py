@@ -12,6 +12,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from rich.console import Console, RenderableType
+from rich.status import Status
 
 from memplan.app.request import Graph, SearchRequest, gather, of_loaded
 from memplan.app.sweep.models import equal_ranks, models_of
@@ -19,6 +20,7 @@ from memplan.app.sweep.picture import draw_trials
 from memplan.app.sweep.space import Range, flags
 from memplan.app.sweep.study import (
     Sweep,
+    Train,
     Trial,
     Watcher,
     best_first,
@@ -32,11 +34,12 @@ from memplan.app.sweep.study import (
 from memplan.app.sweep.trial import train_trial
 from memplan.app.views.progress import stop_on_signal
 from memplan.app.views.terminal import listing, make_console
-from memplan.device.target import resolve
+from memplan.device.target import Target, resolve
 from memplan.errors import DoesNotFitError, MemplanError, UsageError
 from memplan.units import format_bytes
 from memplan.workload import build_workload, validated
 from tkbc.data import load_dataset
+from tkbc.data.dataset import Dataset
 from tkbc.runs.settings import TrainSettings
 
 SHOWN = 10
@@ -61,39 +64,19 @@ def run_sweep(folder: Path, sweep: Sweep, *, is_new: bool, quiet: bool = False) 
     if is_new:
         sweep = sweep.model_copy(update={"ranks": equal_ranks(sweep, of_loaded(graph.dataset, graph))})
         keep_sweep(folder, sweep)
-    console.print(f"sweep in {folder}: {', '.join(str(dimension) for dimension in sweep.space)}", soft_wrap=True)
-    if sweep.ranks:
-        ranks = ", ".join(f"{model} {rank}" for model, rank in sweep.ranks.items())
-        console.print(f"ranks with as many parameters each: {ranks}", soft_wrap=True)
+    _announce(console, folder, sweep)
     time_is_up = deadline(sweep.minutes)
     with console.status("preparing") as status, stop_on_signal(console) as stopped_by:
-
-        def train(options: SearchRequest, settings: dict[str, Any], where: Path, watcher: Watcher) -> Trial | None:
-            best = best_of(read_trials(folder))
-            so_far = "" if best is None else f"; best valid MRR so far {best.valid_mrr:.4f}"
-            number = where.name.lstrip("0") or "0"
-
-            def show(text: str) -> None:
-                status.update(f"trial {number}: {text}{so_far}")
-
-            def show_validation(text: str) -> None:
-                if not console.is_terminal:
-                    console.print(f"trial {number}  {text}")
-
-            return train_trial(options, settings, where, watcher, graph, target, (show, show_validation))
 
         def on_end(trial: Trial) -> None:
             console.print(_line(sweep, trial), soft_wrap=True)
 
+        def must_stop() -> bool:
+            return stopped_by() is not None or time_is_up()
+
         with _alone(folder):
-            is_more = search(
-                folder,
-                sweep,
-                train,
-                max_trials=sweep.max_trials,
-                must_stop=lambda: stopped_by() is not None or time_is_up(),
-                on_end=on_end,
-            )
+            train = _trainer(console, status, folder, graph, target)
+            is_more = search(folder, sweep, train, max_trials=sweep.max_trials, must_stop=must_stop, on_end=on_end)
     trials = read_trials(folder)
     _report(console, folder, sweep, trials, is_more=is_more)
     number = stopped_by()
@@ -102,6 +85,34 @@ def run_sweep(folder: Path, sweep: Sweep, *, is_new: bool, quiet: bool = False) 
     if trials and all(trial.state == "does not fit" for trial in trials):
         raise DoesNotFitError(f"no trial fits: {trials[-1].why}")
     return trials
+
+
+def _trainer(console: Console, status: Status, folder: Path, graph: Dataset, target: Target) -> Train:
+    """Return what trains a trial, and shows it beside the best of those that ended."""
+
+    def train(options: SearchRequest, settings: dict[str, Any], where: Path, watcher: Watcher) -> Trial | None:
+        best = best_of(read_trials(folder))
+        so_far = "" if best is None else f"; best valid MRR so far {best.valid_mrr:.4f}"
+        number = where.name.lstrip("0") or "0"
+
+        def show(text: str) -> None:
+            status.update(f"trial {number}: {text}{so_far}")
+
+        def show_validation(text: str) -> None:
+            if not console.is_terminal:
+                console.print(f"trial {number}  {text}")
+
+        return train_trial(options, settings, where, watcher, graph, target, (show, show_validation))
+
+    return train
+
+
+def _announce(console: Console, folder: Path, sweep: Sweep) -> None:
+    """Print where the sweep is and what is searched."""
+    console.print(f"sweep in {folder}: {', '.join(str(dimension) for dimension in sweep.space)}", soft_wrap=True)
+    if sweep.ranks:
+        ranks = ", ".join(f"{model} {rank}" for model, rank in sweep.ranks.items())
+        console.print(f"ranks with as many parameters each: {ranks}", soft_wrap=True)
 
 
 def _report(console: Console, folder: Path, sweep: Sweep, trials: list[Trial], *, is_more: bool) -> None:

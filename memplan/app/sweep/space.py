@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice, product
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from memplan.app.request import find_model
 from memplan.app.views.repeat import SWITCHES as SWITCH_FLAGS
@@ -26,10 +26,8 @@ LOG_RATIO = 10.0
 Value = float | int | bool | str
 
 
-class Range(BaseModel):
+class Range(BaseModel, frozen=True, extra="forbid"):
     """Every number from ``low`` to ``high``, both included."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["range"] = "range"
     name: str
@@ -46,10 +44,8 @@ class Range(BaseModel):
         return f"{self.name}={self.low:g}..{self.high:g}"
 
 
-class Choice(BaseModel):
+class Choice(BaseModel, frozen=True, extra="forbid"):
     """A few values."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["choice"] = "choice"
     name: str

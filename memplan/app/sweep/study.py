@@ -13,11 +13,10 @@ import json
 import shutil
 import time
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from memplan.app.request import JobRequest, SearchRequest
 from memplan.app.sweep.space import COUNTS, Dimension, Range, Value, combinations, flags
@@ -44,10 +43,8 @@ FEW = 100_000
 TrialState = Literal["finished", "pruned", "does not fit", "failed"]
 
 
-class Sweep(BaseModel):
+class Sweep(BaseModel, frozen=True, extra="forbid"):
     """What is searched; sweep.json."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     given: dict[str, Any]
     """The options that hold for every trial, as ``memplan train`` takes them."""
@@ -79,10 +76,8 @@ class Sweep(BaseModel):
         return params if rank is None else {**params, "rank": rank}
 
 
-class Trial(BaseModel):
+class Trial(BaseModel, frozen=True, extra="forbid"):
     """A trial that ended; a line of trials.jsonl."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     trial: int
     params: dict[str, bool | int | float | str]
@@ -97,16 +92,6 @@ class Trial(BaseModel):
     """Of training, all sittings together, validations not counted."""
     why: str = ""
     """What stood in the way, where it neither finished nor fell behind."""
-
-
-def new_folder(name: str) -> Path:
-    """Return a folder in sweeps/ that is not there yet."""
-    first = folder = SWEEPS / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
-    n = 2
-    while folder.exists():
-        folder = first.with_name(f"{first.name}-{n}")
-        n += 1
-    return folder
 
 
 def new_sweep(

@@ -8,7 +8,7 @@ from html import escape
 
 from memplan.app.views.plot import AT_MOST, COLOURS, TAKEN, Taken, unit_of
 from memplan.memory.curve import Point, aligned, segments
-from memplan.memory.ledger import KINDS
+from memplan.memory.ledger import KINDS, Kind
 from memplan.units import format_bytes
 
 FONT = 13
@@ -99,16 +99,9 @@ def memory_chart(
     parts = [
         axes.frame(((t, f"{t:g} {unit}") for t in ticks), (), "allocations and frees of set-up and one step, in order")
     ]
-    legend: list[tuple[str, str]] = []
-    below = [0.0] * len(points)
-    for kind in KINDS:
-        above = [low + point.bytes_of[kind] / factor for low, point in zip(below, points, strict=True)]
-        if above != below:
-            ends = range(len(points) + 1)
-            path = _joined([*_steps(axes, ends, above), *reversed(_steps(axes, ends, below))])
-            legend.append((COLOURS[kind], kind))
-            parts.append(f'<polygon fill="{COLOURS[kind]}" points="{path}"><title>{kind}</title></polygon>')
-        below = above
+    stack = _stack(axes, points, factor)
+    parts += stack.values()
+    legend: list[tuple[str, str]] = [(COLOURS[kind], kind) for kind in stack]
     for phase, start, stop in segments([point.phase for point in points]):
         x = axes.x(start)
         parts.append(_line(x, x, axes.top, axes.height - BOTTOM, 'class="phase"'))
@@ -130,6 +123,20 @@ def memory_chart(
         parts.append(f'<polyline class="measured" points="{line}"/>')
         legend.append(("var(--ink)", "measured (dashed)"))
     return _svg(axes, alt, parts), legend
+
+
+def _stack(axes: Axes, points: Sequence[Point], factor: int) -> dict[Kind, str]:
+    """Return the area of each kind that there is, one upon the other."""
+    areas: dict[Kind, str] = {}
+    ends = range(len(points) + 1)
+    below = [0.0] * len(points)
+    for kind in KINDS:
+        above = [low + point.bytes_of[kind] / factor for low, point in zip(below, points, strict=True)]
+        if above != below:
+            path = _joined([*_steps(axes, ends, above), *reversed(_steps(axes, ends, below))])
+            areas[kind] = f'<polygon fill="{COLOURS[kind]}" points="{path}"><title>{kind}</title></polygon>'
+        below = above
+    return areas
 
 
 def _steps(axes: Axes, ends: Sequence[float], values: Sequence[float]) -> list[tuple[float, float]]:

@@ -12,8 +12,8 @@ from memplan.units import format_bytes
 
 def choices_report(choices: list[Choice], plan: Plan) -> RenderableType:
     """Return what can be trained, by what it is known to reach; the recommended one, which is planned, is marked."""
-    columns = [("training", ">"), ("memory", ">"), ("rank", ">"), ("train with", "<")]
-    table = new_table("", ("test MRR", ">"), *columns)
+    columns = ["training>", "memory>", "rank>", "train with"]
+    table = new_table("", "test MRR>", *columns)
     for row in choices:
         style = "bold" if row.recommended else ""
         options = " ".join(row.options)

@@ -69,12 +69,7 @@ def render(run: Path) -> str:
     workload = plan.workload
     dataset = Path(info.dataset or config.get("dataset") or "a graph").name
     counts = {"entities": workload.n_entities, "relations": workload.n_relations, "timestamps": workload.n_timestamps}
-    step = one_step(workload)
-    points, taken = curve(step), taken_of_device(step, workload, plan.peak)
-    alt = f"Memory over set-up and one step by kind, at most {format_bytes(max(point.total for point in points))}."
-    memory, legend = memory_chart(
-        points, alt=alt, budget_bytes=plan.budget_bytes, measured=read_measured(run), taken=taken
-    )
+    memory, legend = _memory(run, plan)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files("memplan.app.views").joinpath("page.html").read_text(encoding="utf-8"))
     lowered = "" if plan.rank_lowered_from is None else f"The rank was lowered from {plan.rank_lowered_from} to fit."
@@ -104,6 +99,14 @@ def render(run: Path) -> str:
         again=how_to_repeat(plan, config),
         again_note="settings that changed on the way are given as they were last" if history.events else "",
     )
+
+
+def _memory(run: Path, plan: Plan) -> tuple[str, list[tuple[str, str]]]:
+    """Return the picture of memory over set-up and one step, and its legend."""
+    step = one_step(plan.workload)
+    points, taken = curve(step), taken_of_device(step, plan.workload, plan.peak)
+    alt = f"Memory over set-up and one step by kind, at most {format_bytes(max(point.total for point in points))}."
+    return memory_chart(points, alt=alt, budget_bytes=plan.budget_bytes, measured=read_measured(run), taken=taken)
 
 
 def _read_check(run: Path) -> MemoryCheck | None:

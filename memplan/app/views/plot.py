@@ -12,7 +12,7 @@ from memplan.memory.ledger import KINDS, Kind, Ledger
 from memplan.plan import Estimate, Peak
 from memplan.prediction.estimate import device_curve
 from memplan.prediction.rehearsal import one_step
-from memplan.units import format_bytes
+from memplan.units import UNITS, format_bytes
 from memplan.workload import Workload
 from memplan.workload.alloc_conf import AllocatorSettings
 
@@ -29,7 +29,6 @@ COLOURS: dict[Kind, str] = {
 }
 """Paul Tol's bright scheme, distinct to colour-blind eyes."""
 BUDGET_COLOUR = "#aa3377"
-UNITS = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("B", 1))
 TAKEN = "reserved on the device, with its context"
 AT_MOST = "over the whole run at most"
 FORMATS = (".png", ".svg", ".pdf")

@@ -8,9 +8,9 @@ from typing import Any
 
 from memplan.app.request import JobRequest
 from memplan.plan import Plan
+from memplan.units import UNITS
 from memplan.workload import PAIRRE_SETTINGS, Workload
 
-UNITS = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("B", 1))
 SWITCHES = {
     "no_time_emb": ("--no-time-emb", "--time-emb"),
     "n3_parts": ("--n3-parts", "--n3-sum"),

@@ -29,7 +29,7 @@ SHOWN_WORKLOADS = 8
 
 def check_report(check: MemoryCheck) -> RenderableType:
     """Return predicted against measured memory, phase by phase."""
-    table = new_table("memory", ("predicted B", ">"), ("measured B", ">"), ("error", ">"))
+    table = new_table("memory", "predicted B>", "measured B>", "error>")
     for row in [*check.phases, check.peak]:
         table.add_row(
             Text(row.name, style="bold" if row is check.peak else ""),
@@ -75,18 +75,9 @@ def _sizes(row: Row, *, is_guide: bool) -> list[str]:
 
 
 def _wide_comparison(rows: list[Row], *, is_guide: bool) -> Table:
-    columns = [("batch", ">"), ("scoring", "<"), ("tensors", ">"), ("on the device", ">"), ("s/epoch", ">")]
-    columns += [("here", "<"), ("on GPUs", "<")]
+    columns = ["batch>", "scoring", "tensors>", "on the device>", "s/epoch>", "here", "on GPUs"]
     if is_guide:
-        table = new_table(
-            "where in the guide",
-            ("dataset", "<"),
-            ("it says", ">"),
-            ("one tensor", ">"),
-            ("its code", ">"),
-            ("rank", ">"),
-            *columns,
-        )
+        table = new_table("where in the guide", "dataset", "it says>", "one tensor>", "its code>", "rank>", *columns)
     else:
         table = new_table("rank", *columns)
     for row in rows:
@@ -112,7 +103,7 @@ def _wide_comparison(rows: list[Row], *, is_guide: bool) -> Table:
 
 def _narrow_comparison(rows: list[Row], *, is_guide: bool) -> RenderableType:
     """Return what 80 columns hold; a claim of the guide stands in a line of its own above its two rows."""
-    columns = [("batch", ">"), ("scoring", "<"), ("tensors", ">"), ("device", ">"), ("s/epoch", ">"), ("fits", "<")]
+    columns = ["batch>", "scoring", "tensors>", "device>", "s/epoch>", "fits"]
     parts: list[RenderableType] = []
     table = Table()
     for row in rows:
@@ -121,7 +112,7 @@ def _narrow_comparison(rows: list[Row], *, is_guide: bool) -> RenderableType:
             if claim is not None:
                 tensor = f"one tensor {row.tensor_bytes / 1e9:.2f}, code {claim.code_bytes / 1e9:.2f}"
                 parts.append(Text(f"{claim.place}, {claim.dataset}: it says {claim.says}, {tensor}", style="bold"))
-            table = new_table("rank", *columns, ("GPUs from", ">"))
+            table = new_table("rank", *columns, "GPUs from>")
             table.show_header = len(parts) < 2
             if is_guide:
                 # Small tables under one another: the same widths for all.
@@ -152,7 +143,7 @@ def _on_gpus(fitting: tuple[str, ...]) -> str:
 
 def calibration_report(found: Calibration) -> RenderableType:
     """Return a device's measured figures."""
-    table = new_table(found.device, ("measured", ">"))
+    table = new_table(found.device, "measured>")
     if found.step_seconds is not None and found.error is not None:
         table.add_row("kinds of work in a step", str(len(found.step_seconds)))
         table.add_row("threads", str(found.threads))
@@ -178,7 +169,7 @@ def calibration_report(found: Calibration) -> RenderableType:
 def verification_report(found: list[tuple[Workload, MemoryCheck]]) -> RenderableType:
     """Return a table of errors, worst first, cut where they are all exact, and how many were."""
     exact = sum(all(phase.relative_error == 0 for phase in check.phases) for _, check in found)
-    table = new_table("workload", ("predicted B", ">"), ("measured B", ">"), ("error", ">"))
+    table = new_table("workload", "predicted B>", "measured B>", "error>")
     for workload, check in found[:SHOWN_WORKLOADS]:
         table.add_row(
             _short(workload),

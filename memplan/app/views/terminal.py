@@ -81,8 +81,8 @@ def estimate_report(estimate: Estimate, target: Target, *, explain: bool) -> Ren
 def plan_report(plan: Plan, target: Target) -> RenderableType:
     """Return the chosen plan, why it was chosen, and what was looked at besides."""
     several = plan.workload.n_processes > 1
-    sizes = [("micro-batch", ">"), ("steps", ">"), ("chunk", ">"), ("scoring", "<")]
-    chosen = new_table("mesh" if several else "", *sizes, ("memory", ">"), ("s/epoch", ">"), ("verdict", "<"))
+    sizes = ["micro-batch>", "steps>", "chunk>", "scoring"]
+    chosen = new_table("mesh" if several else "", *sizes, "memory>", "s/epoch>", "verdict")
     chosen.add_row(
         Text(f"{plan.workload.shards} × {plan.workload.replicas}" if several else "chosen", style="bold"),
         str(plan.micro_batch_size),
@@ -152,7 +152,7 @@ def counted(plan: Plan) -> list[RenderableType]:
     """Return what other numbers of devices come to, where the number was the search's to choose."""
     if plan.mesh is None or plan.mesh.counts is None:
         return []
-    table = new_table("devices", ("shards", ">"), ("replicas", ">"), ("memory", ">"), ("s/epoch", ">"), ("", "<"))
+    table = new_table("devices", "shards>", "replicas>", "memory>", "s/epoch>", "")
     for row in plan.mesh.counts:
         seconds = row.seconds_per_epoch
         over = f"does not fit: {format_bytes(row.device_bytes - row.budget_bytes)} over"
@@ -168,21 +168,18 @@ def counted(plan: Plan) -> list[RenderableType]:
 
 
 def listing(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> RenderableType:
-    """Return a plain listing; columns whose name ends in ``>`` are aligned right."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column.removesuffix(">"), justify="right" if column.endswith(">") else "left", overflow="fold")
+    """Return a plain listing; columns as ``new_table`` takes them."""
+    table = new_table(*columns)
     for row in rows:
         table.add_row(*map(printable, row))
     return table
 
 
-def new_table(first: str, *columns: tuple[str, str]) -> Table:
-    """Return an empty table; each column is a name and the side, ``<`` or ``>``, that it is aligned to."""
+def new_table(*columns: str) -> Table:
+    """Return an empty table; columns whose name ends in ``>`` are aligned right."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column(first, overflow="fold")
-    for name, side in columns:
-        table.add_column(name, justify="right" if side == ">" else "left", overflow="fold")
+    for column in columns:
+        table.add_column(column.removesuffix(">"), justify="right" if column.endswith(">") else "left", overflow="fold")
     return table
 
 
@@ -259,7 +256,7 @@ def large_tensors(tensors: Sequence[TensorAtPeak]) -> list[Text]:
 
 def phase_table(phases: Sequence[PhasePeak]) -> Table:
     """Return each phase's peak, with bars."""
-    table = new_table("phase", ("peak", ">"), ("", "<"))
+    table = new_table("phase", "peak>", "")
     highest = max(phase.peak_bytes for phase in phases)
     for phase in phases:
         bar = "█" * max(1, round(24 * phase.peak_bytes / max(1, highest)))
@@ -274,7 +271,7 @@ def curve_line(ledger: Ledger) -> Text:
 
 
 def _knobs(found: list[Knob]) -> RenderableType:
-    table = new_table("what a knob would save", ("", ">"), ("", "<"))
+    table = new_table("what a knob would save", ">", "")
     for knob in found:
         table.add_row(
             knob.change,
@@ -289,9 +286,9 @@ def _knobs(found: list[Knob]) -> RenderableType:
 def tensor_table(tensors: Sequence[TensorAtPeak], *, everything: bool) -> Table:
     """Return the tensors alive at the peak: the largest, or every one with its kind and the phase it is from."""
     total = sum(tensor.bytes for tensor in tensors)
-    columns = [("shape", "<"), ("dtype", "<"), ("bytes", ">"), ("share", ">")]
+    columns = ["shape", "dtype", "bytes>", "share>"]
     # With --explain each tensor also has the phase in which it was made.
-    table = new_table("alive at the peak", *columns, *([("kind", "<"), ("since", "<")] if everything else []))
+    table = new_table("alive at the peak", *columns, *(["kind", "since"] if everything else []))
     shown = tensors if everything else tensors[:SHOWN_TENSORS]
     for tensor in shown:
         table.add_row(

@@ -35,6 +35,7 @@ def test_a_recipe_s_rank_that_does_not_fit_is_lowered_to_the_largest_that_does(m
         plan("ICEWS14", model=model, rank=found.rank + 1, device="cpu", budget=budget)
 
 
+@pytest.mark.slow
 def test_rank_auto_within_a_time_is_lowered_to_what_keeps_it() -> None:
     whole = plan("ICEWS14", rank="auto", device="cpu", budget="1GiB")
     assert plan("ICEWS14", rank="auto", epoch_seconds=whole.seconds_per_epoch, device="cpu", budget="1GiB").rank == 280
@@ -66,7 +67,9 @@ def epochs() -> dict[tuple[str, str], int]:
     return {(row["model"], row["recipe"]): row["max_epochs"] for row in read_json("recipes")["recipes"]}
 
 
-@pytest.mark.parametrize("where", [("--device", "T4"), ("--device", "cpu", "--budget", "100MiB")])
+@pytest.mark.parametrize(
+    "where", [("--device", "T4"), pytest.param(("--device", "cpu", "--budget", "100MiB"), marks=pytest.mark.slow)]
+)
 def test_each_choice_is_what_a_plan_with_its_options_says(
     where: tuple[str, ...], epochs: dict[tuple[str, str], int]
 ) -> None:

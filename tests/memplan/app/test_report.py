@@ -260,7 +260,10 @@ def test_a_page_needs_neither_torch_nor_numpy(tmp_path: Path) -> None:
             "0.5",
         ],
         ["--model", "ComplEx", "--rank", "3", "--optimizer", "adam", "--patience", "1", "--seed", "7"],
-        ["--model", "TPairRE", "--no-unit-norm", "--score", "l2", "--scoring", "chunked", "--precision", "bf16"],
+        pytest.param(
+            ["--model", "TPairRE", "--no-unit-norm", "--score", "l2", "--scoring", "chunked", "--precision", "bf16"],
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["planned", "plain", "rounded"],
 )

@@ -27,6 +27,7 @@ from memplan.workload import TRAITS, Workload
 from memplan.workload.models import recipes_of
 from tests.conftest import random_graph, write_folder
 from tests.support.cli import fails, invoke, read_json
+from tests.support.slow import mostly_slow
 from tests.support.training import SHAPE
 
 SPACE = ["learning_rate=0.01..1", "rank=4..20", "unit_norm=true,false"]
@@ -145,7 +146,10 @@ def test_what_fell_behind_the_median_was_given_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "over", [["rank=1..30"], ["learning_rate=0.1,0.2,0.3,0.4,0.5,0.6", "emb_reg=0,0.001,0.01,0.1"], ["score=l1"]]
+    "over",
+    mostly_slow(
+        [["score=l1"], ["rank=1..30"], ["learning_rate=0.1,0.2,0.3,0.4,0.5,0.6", "emb_reg=0,0.001,0.01,0.1"]], 2
+    ),
 )
 def test_every_combination_of_a_space_with_an_end_is_tried_once(tmp_path: Path, over: list[str]) -> None:
     def train(given: SearchRequest, settings: dict[str, Any], _folder: Path, watcher: Watcher) -> Trial:

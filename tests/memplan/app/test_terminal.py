@@ -109,6 +109,7 @@ def test_tables_hold_what_matters_at_every_width(width: int) -> None:
         assert text.count(told) >= 3, told
 
 
+@pytest.mark.slow
 def test_an_ascii_stream_is_written_to_without_a_traceback() -> None:
     for arguments in (["--help"], ["train", "--help"], ["estimate", "--device", "T4"], ["compare", "--device", "T4"]):
         found = run(*arguments, PYTHONIOENCODING="ascii")
@@ -135,6 +136,7 @@ def test_control_characters_are_shown_and_not_obeyed() -> None:
     assert printable(plain) == plain
 
 
+@pytest.mark.slow
 def test_names_with_escape_sequences_do_not_reach_the_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     lines = [f"{EVIL if n % 2 else 'a'}{n % 5}\tr{EVIL}\tb{n % 7}\t2014-01-0{1 + n % 6}" for n in range(40)]

@@ -120,8 +120,8 @@ def test_random_traffic_keeps_the_books(settings: AllocatorSettings) -> None:
 def test_a_ledger_is_replayed_in_order_and_empty_tensors_take_nothing() -> None:
     ledger = Ledger()
     kept = ledger.new("kept", 1000)
-    ledger.passing("temporary", 3 * MIB)  # 12 MiB of float32
-    ledger.passing("nothing", 0)
+    ledger.free(ledger.new("temporary", 3 * MIB))  # 12 MiB of float32
+    ledger.free(ledger.new("nothing", 0))
     ledger.free(kept)
     allocator = replay(ledger.events)
     assert allocator.peak_allocated_bytes == 4096 + 12 * MIB

@@ -6,14 +6,14 @@ from memplan.memory.ledger import Ledger
 def test_peak_phases_and_survivors_of_a_hand_worked_run() -> None:
     ledger = Ledger()
     with ledger.phase("setup"):
-        ledger.passing("draft", 10)  # 40 B, gone before the peak
+        ledger.free(ledger.new("draft", 10))  # 40 B, gone before the peak
         ledger.new("table", 10, 5)  # 200 B
     with ledger.phase("step"):
         first = ledger.new("first", 25)  # 100 B: 300 live
-        with ledger.temporary("ids", 10, dtype="int64"):  # 80 B: 380 live
-            second = ledger.new("second", 30)  # 120 B: 500 live, the peak
-        ledger.free(first)  # 320 live
-        ledger.passing("mask", 100, dtype="bool")  # 420 live
+        ids = ledger.new("ids", 10, dtype="int64")  # 80 B: 380 live
+        second = ledger.new("second", 30)  # 120 B: 500 live, the peak
+        ledger.free(ids, first)  # 320 live
+        ledger.free(ledger.new("mask", 100, dtype="bool"))  # 420 live
     ledger.free(second)
     with ledger.phase("after"):
         pass

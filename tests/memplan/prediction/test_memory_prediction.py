@@ -8,6 +8,7 @@ from memplan.catalog.datasets import find_dataset
 from memplan.workload import ModelName, Score, Scoring, Shape, Workload, build_workload
 from tests.support.memory_prediction import assert_exact, settings_of
 from tests.support.models_cases import SCORED
+from tests.support.slow import mostly_slow
 from tkbc.verify import random_workloads
 
 SMALL = Shape(n_entities=1501, n_relations=11, n_timestamps=19, n_facts=500)
@@ -70,7 +71,7 @@ def test_the_shape_of_icews14(
 
 @pytest.mark.parametrize(
     "workload",
-    list(random_workloads(100, seed=0)),
+    mostly_slow(random_workloads(100, seed=0), quick=15),
     ids=lambda w: f"{w.model}-{w.score}-{w.scoring}-{w.precision}-N{w.n_entities}",
 )
 def test_random_workloads(workload: Workload) -> None:

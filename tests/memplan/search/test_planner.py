@@ -20,6 +20,7 @@ from memplan.search.knobs import knobs
 from memplan.search.planner import plan, plan_largest_rank
 from memplan.units import parse_bytes
 from memplan.workload import TRAITS, Precision, Shape, build_workload
+from tests.support.slow import mostly_slow
 
 MIB = 2**20
 ICEWS14 = find_dataset("ICEWS14").shape
@@ -143,7 +144,7 @@ def test_no_more_queries_are_planned_than_the_split_holds() -> None:
     assert queries(None, eval_batch_size=3000)[0] == 3000
 
 
-@pytest.mark.parametrize("rank", [1, 2, 77, 256])
+@pytest.mark.parametrize("rank", mostly_slow([77, 1, 2, 256]))
 def test_a_time_limit_that_a_rank_meets_to_the_last_bit_is_met(rank: int) -> None:
     """And one that is a bit less is not."""
     target = cpu(1024 * MIB)
@@ -285,6 +286,7 @@ def test_the_rank_is_lowered_only_where_allowed_and_no_further_than_needed() -> 
         plan(ICEWS14, cpu(MIB), model="TNTPairRE", rank=100, allow_rank_reduction=True)
 
 
+@pytest.mark.slow
 def test_the_largest_rank_is_the_largest_within_time_and_memory() -> None:
     for budget, seconds in ((200, 12.0), (40, 1000.0), (25, 14.0)):
         found = plan_largest_rank(ICEWS14, cpu(budget * MIB), seconds, model="TNTPairRE")

@@ -27,6 +27,7 @@ from memplan.trace.real import record_real
 from memplan.trace.reductions import Processor, sum_scratch_bytes
 from memplan.trace.tracing import record
 from memplan.workload import Shape, build_workload
+from tests.support.slow import mostly_slow
 from tests.support.tracing import MODELS, OPTIMIZERS, Step, make_step
 from tkbc.step.trainer import Trainer
 from tkbc.verify import random_facts
@@ -41,14 +42,14 @@ def peaks(build: Any) -> tuple[int, int]:
     return record(build, {}, CPU).ledger.peak_bytes, record_real(build, {}, CPU).ledger.peak_bytes
 
 
-@pytest.mark.parametrize("model", list(MODELS))
-@pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
+@pytest.mark.parametrize("model", mostly_slow(MODELS, quick=2))
+@pytest.mark.parametrize("optimizer", mostly_slow(OPTIMIZERS))
 def test_a_traced_peak_is_the_measured_one(model: str, optimizer: str) -> None:
     traced, measured = peaks(partial(make_step, model, optimizer))
     assert abs(traced - measured) <= FEW_BYTES
 
 
-@pytest.mark.parametrize("model", ["mlp", "transformer", "residual"])
+@pytest.mark.parametrize("model", mostly_slow(["mlp", "transformer", "residual"]))
 def test_under_autocast_too(model: str) -> None:
     traced, measured = peaks(partial(make_step, model, "adam", bf16=True))
     assert traced == pytest.approx(measured, rel=1e-3)
@@ -72,7 +73,7 @@ def test_sizes_that_depend_on_data_are_the_data_s_own() -> None:
     assert traced == pytest.approx(measured, abs=FEW_BYTES)
 
 
-@pytest.mark.parametrize("optimizer", ["adagrad", "adam", "sgd"])
+@pytest.mark.parametrize("optimizer", mostly_slow(["adagrad", "adam", "sgd"]))
 @pytest.mark.parametrize(
     ("model", "score", "scoring"),
     [
@@ -133,7 +134,7 @@ def quadratic(n: int) -> Step:
     return lambda: (x @ x.T).softmax(-1).sum().backward()
 
 
-@pytest.mark.parametrize("device", ["cpu", "T4"])
+@pytest.mark.parametrize("device", mostly_slow(["cpu", "T4"]))
 def test_fit_finds_the_largest_size_that_fits(device: str) -> None:
     outside = resolve(device, None).outside_bytes
     target = resolve(device, f"{outside + 64 * 2**20}B")
@@ -146,6 +147,7 @@ def test_fit_finds_the_largest_size_that_fits(device: str) -> None:
     assert answer.traces <= 12
 
 
+@pytest.mark.slow
 def test_fit_keeps_an_effective_size_in_equal_shares() -> None:
     target = resolve("cpu", "64MiB")
     most, _ = fit(quadratic, Range("n", 1, 100_000), {}, target)
@@ -215,11 +217,13 @@ def attention_layer(dropout: float, precision: torch.dtype) -> Step:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the CPU's tensors stand for CUDA's where there is none")
 @pytest.mark.parametrize(
     ("gpu", "precision", "attention"),
-    [
-        ("T4", torch.float16, "_scaled_dot_product_efficient_attention"),
-        ("T4", torch.bfloat16, "_safe_softmax"),
-        ("A100 40GB", torch.bfloat16, "_scaled_dot_product_flash_attention"),
-    ],
+    mostly_slow(
+        [
+            ("A100 40GB", torch.bfloat16, "_scaled_dot_product_flash_attention"),
+            ("T4", torch.float16, "_scaled_dot_product_efficient_attention"),
+            ("T4", torch.bfloat16, "_safe_softmax"),
+        ]
+    ),
 )
 def test_without_cuda_a_trace_for_it_takes_cuda_s_ways(gpu: str, precision: torch.dtype, attention: str) -> None:
     found = record(partial(attention_layer, 0.1, precision), {}, resolve(gpu, None))
@@ -247,6 +251,7 @@ def test_a_bias_is_added_in_place_by_linear_and_not_by_a_user() -> None:
 
 
 @pytest.mark.parametrize("first", ["", "import memplan.trace; "])
+@pytest.mark.slow
 def test_the_package_is_the_call(first: str) -> None:
     code = f"{first}from memplan import trace; print(trace(lambda: (lambda: None), device='cpu').fits)"
     ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
@@ -365,6 +370,7 @@ def test_errors_are_memplan_s_own() -> None:
         trace(build, {"batch_size": 3}, device="cpu")
 
 
+@pytest.mark.slow
 def test_the_page_s_example_fits_what_the_page_says() -> None:
     root = Path(__file__).resolve().parents[3]
     example = f"{root / 'examples' / 'trace_any_step.py'}:tntpairre"

@@ -15,6 +15,7 @@ from memplan.errors import MemplanError
 from memplan.workload import SCORINGS, ModelName, Scoring, Shape, build_workload
 from tests.conftest import random_graph
 from tests.support.models_cases import MODEL_NAMES
+from tests.support.slow import mostly_slow
 from tkbc.data import Dataset
 from tkbc.data.dataset import FilterIndex, with_reciprocals
 from tkbc.models import MODELS, Batch, Model
@@ -46,7 +47,7 @@ def naive_ranks(model: Model, graph: Dataset) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("name", MODEL_NAMES)
 @pytest.mark.parametrize("scoring", SCORINGS)
-@pytest.mark.parametrize(("batch", "chunk"), [(100, 23), (7, 23), (100, 5), (3, 1)])
+@pytest.mark.parametrize(("batch", "chunk"), mostly_slow([(7, 23), (100, 5), (100, 23), (3, 1)], quick=2))
 def test_metrics_equal_the_naive_reference_ties_included(
     name: ModelName, scoring: Scoring, batch: int, chunk: int
 ) -> None:

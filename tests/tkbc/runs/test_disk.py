@@ -130,6 +130,7 @@ def test_a_checkpoint_that_cannot_be_written_says_why(
     assert "None" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_what_stands_in_a_checkpoint_s_way_is_named(tmp_path: Path) -> None:
     begin(tmp_path / "run", StopAt(3), **ADAGRAD)
     (tmp_path / "run" / "checkpoint" / "9.unfinished").write_text("a file where only folders are expected")
@@ -148,6 +149,7 @@ def test_only_folders_named_by_a_number_are_checkpoints_in_the_order_of_their_nu
     assert checkpoints.next_name() == "100000001"
 
 
+@pytest.mark.slow
 def test_a_strange_folder_beside_the_checkpoints_is_left_alone(tmp_path: Path) -> None:
     begin(tmp_path / "run", StopAt(3), **ADAGRAD)
     folder = tmp_path / "run" / "checkpoint"

@@ -19,6 +19,7 @@ from tests.support.memory_prediction import assert_exact, settings_of
 from tests.support.models_cases import SHAPE as MODEL_SHAPE
 from tests.support.models_cases import autograd_of, formula, gradients, make_batch, make_model
 from tests.support.resume import ADAGRAD, ADAM, SETTINGS, StopAt, assert_same_run
+from tests.support.slow import mostly_slow
 from tests.support.training import make_plan
 from tkbc.data.dataset import with_reciprocals
 from tkbc.data.ids import Ids
@@ -202,7 +203,9 @@ def test_an_epoch_s_times_depend_on_seed_and_epoch_alone() -> None:
 @pytest.mark.parametrize(
     ("scoring", "chunk"), [("materialized", None), ("chunked", 400), ("chunked", 60), ("fused", None), ("fused", 60)]
 )
-@pytest.mark.parametrize(("optimizer", "precision", "parts"), [("adagrad", "fp32", 1), ("adam", "fp16", 5)])
+@pytest.mark.parametrize(
+    ("optimizer", "precision", "parts"), mostly_slow([("adagrad", "fp32", 1), ("adam", "fp16", 5)])
+)
 def test_the_memory_of_training_and_evaluation_is_foretold(
     model: ModelName, score: Score, scoring: Scoring, chunk: int | None, optimizer: str, precision: str, parts: int
 ) -> None:
@@ -238,8 +241,8 @@ def test_the_dot_score_of_pairre_models_predicts_no_time() -> None:
     assert build_workload(SHAPE, model="PairRE", score="dot").score == "dot"
 
 
-@pytest.mark.parametrize("settings", [ADAM, ADAGRAD], ids=["adam", "adagrad"])
-@pytest.mark.parametrize("step", [1, 6, 15])
+@pytest.mark.parametrize("settings", mostly_slow([ADAM, ADAGRAD]), ids=["adam", "adagrad"])
+@pytest.mark.parametrize("step", mostly_slow([6, 1, 15]))
 def test_a_resumed_run_ends_like_an_uninterrupted_one_bit_for_bit(
     tmp_path: Path, settings: dict[str, Any], step: int
 ) -> None:

@@ -11,6 +11,7 @@ import pytest
 from memplan.catalog.recipes import find_recipe
 from memplan.workload import ModelName, Score, build_workload
 from tests.support.models_cases import SCORED
+from tests.support.slow import mostly_slow
 from tkbc.data import Dataset, load_dataset
 from tkbc.ranking.evaluation import Metrics, evaluate
 from tkbc.step.trainer import Trainer
@@ -46,7 +47,7 @@ def test_tntpaire_learns_icews14_in_two_epochs(real_data: Path) -> None:
     assert found.hits_at_10 >= 0.5
 
 
-@pytest.mark.parametrize(("name", "score"), SCORED)
+@pytest.mark.parametrize(("name", "score"), mostly_slow(SCORED))
 def test_every_model_leaves_ln_n_from_its_initial_embeddings(name: ModelName, score: Score) -> None:
     """Where embeddings begin too small their products vanish, gradients fall below Adagrad's ε, nothing is learned."""
     graph = load_dataset("demo")

@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[3]
 
 
+@pytest.mark.slow
 def test_descriptors_threads_and_the_disk_stay_as_they_are_and_500_runs_are_listed() -> None:
     command = [sys.executable, str(ROOT / "benchmarks" / "long_run.py"), "--epochs", "60", "--runs", "500", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -14,6 +14,7 @@ import torch
 from tests.conftest import random_graph
 from tests.support.cli import fails, invoke, read_json
 from tests.support.resume import ADAGRAD, ADAM, SETTINGS, begin, reported, tensors
+from tests.support.slow import mostly_slow
 from tests.support.training import SHAPE, make_plan, newest_checkpoint
 from tkbc.runs.checkpoint_folders import Checkpoints
 from tkbc.runs.reporter import Reporter
@@ -61,7 +62,8 @@ def newest_state(folder: Path) -> RunState:
 
 
 @pytest.mark.parametrize(
-    ("minutes", "steps"), [(0.5, 1), (1, 1), (9.5, 10), (6, 6), (12, 12), (23, 23), (23.5, 24), (1000, 24)]
+    ("minutes", "steps"),
+    mostly_slow([(0.5, 1), (9.5, 10), (6, 6), (12, 12), (1, 1), (23, 23), (23.5, 24), (1000, 24)], quick=4),
 )
 def test_it_ends_after_the_step_that_spends_its_time(tmp_path: Path, minutes: float, steps: int) -> None:
     """24 steps in all; validated, checkpointed and ranked as any run is at its end."""
@@ -81,8 +83,10 @@ def test_it_ends_after_the_step_that_spends_its_time(tmp_path: Path, minutes: fl
     assert [event["what"] for event in events] == reporter.told
 
 
-@pytest.mark.parametrize("settings", [ADAM, ADAGRAD], ids=["adam", "adagrad"])
-@pytest.mark.parametrize("minutes", [(1,), (6,), (10,), (2.5, 9, 17)])
+@pytest.mark.parametrize("settings", mostly_slow([ADAM, ADAGRAD]), ids=["adam", "adagrad"])
+@pytest.mark.parametrize(
+    "minutes", [(6,), (2.5, 9, 17), *(pytest.param(m, marks=pytest.mark.slow) for m in [(1,), (10,)])]
+)
 def test_with_more_minutes_it_ends_with_the_bits_of_one_that_was_never_bounded(
     tmp_path: Path, settings: dict[str, Any], minutes: tuple[float, ...]
 ) -> None:

@@ -80,6 +80,7 @@ def test_after_every_step_its_checkpoint_survives_and_the_run_ends_the_same(
         assert_same_run(tmp_path / "whole", left[step] / "run")
 
 
+@pytest.mark.slow
 def test_every_line_that_was_reported_survives(
     disk: ForgetfulDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,6 +99,7 @@ def test_every_line_that_was_reported_survives(
     assert told == 5
 
 
+@pytest.mark.slow
 def test_what_was_reported_before_survives_going_on(
     disk: ForgetfulDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,6 +140,7 @@ def test_a_run_survives_from_before_its_first_step(
     assert result.exit_code == 0, result.output
 
 
+@pytest.mark.slow
 def test_an_export_that_is_told_of_survives(disk: ForgetfulDisk, tmp_path: Path) -> None:
     begin(tmp_path / "run", **ADAGRAD)
     trained = train_one(tmp_path / "trained", "ComplEx", "dot", max_epochs=1)

@@ -20,6 +20,7 @@ from memplan.search.planner import plan
 from memplan.search.replan import replan
 from tests.conftest import random_graph
 from tests.support.recovery import CONFIGURATIONS, SHAPE, make_trainer, settings_of
+from tests.support.slow import mostly_slow
 from tests.support.training import newest_checkpoint
 from tkbc.ranking import evaluation
 from tkbc.runs import loop as run
@@ -79,7 +80,7 @@ def train_two_steps(trainer: Trainer, mode: OutOfMemoryAt) -> int:
     return failures
 
 
-@pytest.mark.parametrize("configuration", CONFIGURATIONS, ids=NAMES)
+@pytest.mark.parametrize("configuration", mostly_slow(CONFIGURATIONS), ids=NAMES)
 @pytest.mark.parametrize("part", [pytest.param("step", marks=pytest.mark.slow), "update"])
 def test_what_fails_at_any_operation_is_taken_again_to_the_same_end(configuration: dict[str, Any], part: str) -> None:
     whole, mode = make_trainer(configuration), OutOfMemoryAt()
@@ -131,6 +132,7 @@ _LATER = [pytest.param(where, marks=pytest.mark.slow) for where in ({"step": 0},
 
 
 @pytest.mark.parametrize("where", [{"step": 4}, {"rank": 2}, *_LATER], ids=str)
+@pytest.mark.slow
 def test_a_run_goes_on_with_a_smaller_plan(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: dict[str, int]
 ) -> None:
@@ -156,6 +158,7 @@ def test_a_run_goes_on_with_a_smaller_plan(
             assert all(phase.relative_error == 0 for phase in result.memory_check.phases), "not of the new plan"
 
 
+@pytest.mark.slow
 def test_when_nothing_fits_a_checkpoint_is_left_and_the_run_can_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

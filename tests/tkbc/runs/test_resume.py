@@ -29,6 +29,7 @@ from tests.support.resume import (
     reported,
     tensors,
 )
+from tests.support.slow import mostly_slow
 from tests.support.training import ROOT, SHAPE, make_plan, newest_checkpoint
 from tkbc.runs.checkpoint_folders import KEPT, Checkpoints
 from tkbc.runs.folder import RunFolder
@@ -38,8 +39,8 @@ from tkbc.step.trainer import Trainer
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.mark.parametrize("settings", [ADAM, ADAGRAD, NEGATIVES], ids=["adam", "adagrad", "negatives"])
-@pytest.mark.parametrize("steps", [(1,), (6,), (12,), (23,), (3, 4, 5)])
+@pytest.mark.parametrize("settings", mostly_slow([ADAM, NEGATIVES, ADAGRAD], 2), ids=["adam", "negatives", "adagrad"])
+@pytest.mark.parametrize("steps", [(1,), (3, 4, 5), *(pytest.param((n,), marks=pytest.mark.slow) for n in (6, 12, 23))])
 def test_a_resumed_run_ends_like_an_uninterrupted_one_bit_for_bit(
     tmp_path: Path, settings: dict[str, Any], steps: tuple[int, ...]
 ) -> None:
@@ -87,7 +88,7 @@ def test_stopping_in_a_validation_or_the_test_ranking_ranks_again(tmp_path: Path
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
-@pytest.mark.parametrize("damage", ["cut", "altered", "missing", "empty"])
+@pytest.mark.parametrize("damage", mostly_slow(["altered", "cut", "missing", "empty"]))
 @pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "state.json", "SHA256SUMS"])
 def test_a_damaged_checkpoint_is_noticed_and_the_one_before_used(tmp_path: Path, damage: str, file: str) -> None:
     begin(tmp_path / "cut", StopAt(9), **ADAGRAD)
@@ -116,7 +117,9 @@ def test_going_back_over_a_damaged_checkpoint_ends_the_same(tmp_path: Path) -> N
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
-@pytest.mark.parametrize(("epoch", "kept"), [(1, []), (2, [1]), (3, [1, 2]), (4, [1, 2, 3]), (5, [1, 2, 3, 4])])
+@pytest.mark.parametrize(
+    ("epoch", "kept"), mostly_slow([(2, [1]), (1, []), (3, [1, 2]), (4, [1, 2, 3]), (5, [1, 2, 3, 4])])
+)
 def test_going_back_takes_the_epochs_that_are_trained_again_off_the_record(
     tmp_path: Path, epoch: int, kept: list[int]
 ) -> None:
@@ -192,6 +195,7 @@ def test_what_a_run_has_settled_is_not_taken_again(tmp_path: Path) -> None:
     fails(1, "file: no such run", "train", "--resume", str(tmp_path / "file"))
 
 
+@pytest.mark.slow
 def test_with_more_epochs_the_rate_falls_at_the_new_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begin(tmp_path / "run", **ADAGRAD)
     name, state = Checkpoints(tmp_path / "run" / "checkpoint").newest()

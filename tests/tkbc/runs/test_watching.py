@@ -180,6 +180,7 @@ app(sys.argv[2:], prog_name="memplan")
 """
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_is_one_line_and_nothing_is_corrupted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

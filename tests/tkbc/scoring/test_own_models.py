@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 from memplan.errors import UsageError
 from tests.support.scoring import assert_l1_close, relative_error
 from tests.support.scoring import reference as defined
+from tests.support.slow import mostly_slow
 from tkbc.measure.meter import CpuMeter
 from tkbc.scoring import calling, operators, softmax_cross_entropy, weighted_l1
 from tkbc.scoring.l1_cpu import TILE
@@ -62,7 +63,7 @@ def test_scores_equal_the_definition_in_float64(shape: tuple[int, int, int]) -> 
 
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("chunk_size", [None, 1, 5, 720, 10_000])
+@pytest.mark.parametrize("chunk_size", mostly_slow([None, 5, 720, 10_000, 1], quick=4))
 def test_the_loss_equals_the_definition_in_float64(shape: tuple[int, int, int], chunk_size: int | None) -> None:
     a, w, e, labels = draw(*shape)
     loss = softmax_cross_entropy(a, w, e, labels, chunk_size=chunk_size)
@@ -319,6 +320,7 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_forked_process_has_threads_of_its_own() -> None:
     if not hasattr(os, "fork"):
         pytest.skip("no fork here")
@@ -337,6 +339,7 @@ def test_a_forked_process_has_threads_of_its_own() -> None:
     assert done.stdout.strip() == "7", done.stderr
 
 
+@pytest.mark.slow
 def test_who_does_not_ask_for_the_operators_does_not_declare_them() -> None:
     done = run_python("""
         import sys

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from memplan.errors import UsageError
 from memplan.workload import SCORINGS, Precision, Score, Scoring
 from tests.support.scoring import assert_l1_close, draw_inputs, expected, relative_error, run
+from tests.support.slow import mostly_slow
 from tkbc.scoring import make_score
 from tkbc.scoring.plain import loss_scale, loss_scale_on_device
 
@@ -27,7 +28,7 @@ def drawn_and_expected(score: Score, b: int, c: int, width: int) -> tuple[Any, .
 
 
 @pytest.mark.parametrize(("score", "scoring"), COMBINATIONS)
-@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("threads", mostly_slow([2, 1, 3]))
 @pytest.mark.parametrize(
     "shape", [(1, 1, 1), (3, 2, 5), (7, 13, 4), (23, 719, 17), (5, 721, 3), (6, 1441, 9), (9, 2500, 33)]
 )
@@ -64,6 +65,7 @@ def test_backward_adds_to_what_is_there(score: Score, scoring: Scoring) -> None:
         torch.testing.assert_close(three, zero + 3, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(
     b=st.integers(1, 40),

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from memplan.errors import MemplanError
 from memplan.workload import Precision
 from tests.support.scoring import assert_l1_close, draw_inputs, expected, relative_error, run
+from tests.support.slow import mostly_slow
 from tkbc.scoring import make_score
 from tkbc.step.loss import softmax_cross_entropy
 
@@ -36,7 +37,14 @@ def check(b: int, c: int, width: int, seed: int) -> None:
     assert_l1_close(found, truth, query, entities, grad_scores)
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1), (64, 64, 32), (65, 65, 33), (63, 63, 31), (3, 130, 40), (70, 5, 3)])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (1, 1, 1),
+        (70, 5, 3),
+        *(pytest.param(s, marks=pytest.mark.slow) for s in [(64, 64, 32), (65, 65, 33), (63, 63, 31), (3, 130, 40)]),
+    ],
+)
 def test_shapes_around_the_block_s(shape: tuple[int, int, int]) -> None:
     check(*shape, seed=1)
 
@@ -120,6 +128,7 @@ def test_equal_inputs_give_equal_bits() -> None:
 
 
 @pytest.mark.parametrize("tile", [(16, 16, 4), (32, 64, 1), (128, 128, 3)])
+@pytest.mark.slow
 def test_other_block_sizes_and_turns_give_the_same(tile: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernels hold for any power of two from 16 on: the stated sizes are a choice, not a condition."""
     for module in (l1_cuda, l1_triton):
@@ -129,7 +138,7 @@ def test_other_block_sizes_and_turns_give_the_same(tile: tuple[int, int, int], m
     check(19, 131, 21, seed=4)
 
 
-@pytest.mark.parametrize("rank", [1, 3, 4, 31, 32, 33, 63, 65])
+@pytest.mark.parametrize("rank", mostly_slow([3, 4, 33, 1, 31, 32, 63, 65], quick=3))
 def test_ranks_around_a_vector_and_a_tile(rank: int) -> None:
     """Rows that are whole vectors are read where they lie, others from copies."""
     check(3, 70, rank, seed=rank)

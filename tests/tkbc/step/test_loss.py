@@ -44,6 +44,7 @@ def test_value_and_gradients(score: Score, scoring: Scoring, chunk: int) -> None
     check(score, scoring, 11, 53, 6, 53 if scoring == "materialized" else chunk, seed=chunk)
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(b=st.integers(1, 20), n=st.integers(1, 90), width=st.integers(1, 9), data=st.data(), seed=st.integers(0, 99))
 def test_any_shape_and_chunk(b: int, n: int, width: int, data: st.DataObject, seed: int) -> None:

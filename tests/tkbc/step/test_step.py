@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from memplan.workload import SCORINGS, TRAITS, ModelName, Score, Scoring, Shape, Workload, build_workload
 from tests.support.models import in_float64
 from tests.support.models_cases import SCORED
+from tests.support.slow import mostly_slow
 from tkbc.models import Batch
 from tkbc.models.base import gradient
 from tkbc.step.loss import softmax_cross_entropy
@@ -65,7 +66,7 @@ def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) ->
 @pytest.mark.parametrize("model", ["TNTComplEx", "TNTPairRE"])
 @pytest.mark.parametrize("optimizer", ["adagrad", "adam", "sgd"])
 @pytest.mark.parametrize("scoring", SCORINGS)
-@pytest.mark.parametrize("micro_batch", [1, 7, 24])
+@pytest.mark.parametrize("micro_batch", mostly_slow([7, 1, 24]))
 def test_micro_batches_and_scoring_change_nothing(
     model: ModelName, optimizer: str, scoring: Scoring, micro_batch: int
 ) -> None:
@@ -77,6 +78,7 @@ def test_micro_batches_and_scoring_change_nothing(
     assert_same(full, part)
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(data=st.data())
 def test_any_batch_micro_batch_and_chunk_give_the_full_batch_step(data: st.DataObject) -> None:
@@ -98,7 +100,9 @@ def test_any_batch_micro_batch_and_chunk_give_the_full_batch_step(data: st.DataO
 
 
 @pytest.mark.parametrize(("model", "score"), SCORED)
-@pytest.mark.parametrize(("scoring", "chunk"), [("materialized", 37), ("chunked", 10), ("fused", 10), ("fused", 37)])
+@pytest.mark.parametrize(
+    ("scoring", "chunk"), mostly_slow([("materialized", 37), ("fused", 37), ("chunked", 10), ("fused", 10)], quick=2)
+)
 def test_the_step_s_gradient_by_float64_finite_differences(
     model: ModelName, score: Score, scoring: Scoring, chunk: int
 ) -> None:

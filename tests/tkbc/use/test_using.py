@@ -19,6 +19,7 @@ from memplan.errors import MemplanError, UsageError
 from memplan.workload import ModelName, Precision, Score, build_workload
 from tests.conftest import random_graph, write_folder
 from tests.support.cli import fails, invoke, read_json
+from tests.support.slow import mostly_slow
 from tests.support.training import SHAPE, make_plan
 from tests.support.using import Trained, train_one
 from tkbc import load
@@ -173,7 +174,7 @@ def test_over_intervals_a_fact_is_known_at_every_time_of_them() -> None:
     assert known_times(data, 0, 0, 1) == expected
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("precision", mostly_slow(["bf16", "fp16"]))
 @pytest.mark.parametrize(("model", "score"), [("TNTPairRE", "l1"), ("TPairRE", "l2"), ("TNTComplEx", "dot")])
 def test_a_run_in_half_precision_answers_and_ranks_in_it(
     tmp_path: Path, model: ModelName, score: Score, precision: Precision
