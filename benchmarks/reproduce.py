@@ -60,7 +60,7 @@ EXPERIMENTS: dict[str, list[Cell]] = {
         Cell("TNTPairRE, rank 280, with rules", "--recipe icews14"),
         Cell("the same, seed 1", "--recipe icews14 --seed 1 --valid-freq 10"),
         Cell("the same, seed 2", "--recipe icews14 --seed 2 --valid-freq 10"),
-        Cell("TNTPairRE, rank 1000, with rules", "--recipe large --valid-freq 4"),
+        Cell("TNTPairRE, rank 2000, with rules", "--recipe large --valid-freq 4"),
     ],
     "tntcomplex": [Cell("TNTComplEx, rank 156", "--model TNTComplEx")],
     "complex": [Cell("TComplEx, rank 156", "--model TComplEx"), Cell("ComplEx, rank 156", "--model ComplEx")],
@@ -188,7 +188,8 @@ def _figures(folder: Path, cell: Cell) -> dict[str, Any]:
             name: getattr(workload, name)
             for name in ("score", "optimizer", "emb_reg", "n3_parts", "time_reg", "unit_norm")
             if name not in PAIRRE_SETTINGS or not workload.traits.is_complex
-        },
+        }
+        | ({"rules": True} if workload.rules else {}),
         "learning_rate": config["learning_rate"],
         "cooldown": config.get("cooldown", 0.0),
         "seed": config["seed"],

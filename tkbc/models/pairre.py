@@ -205,7 +205,7 @@ class TNTPairRE(PairREFamily):
         ),
         Recipe(
             "large", "ICEWS14", "docs/results.md",
-            {**SETTINGS, "rank": 1000, "emb_reg": 2.5e-2, "rules": True}, 0.4, 8, cooldown=0.7,
+            {**SETTINGS, "rank": 2000, "emb_reg": 2.5e-2, "rules": True}, 0.4, 8, cooldown=0.7,
         ),
         Recipe(
             "embeddings", "ICEWS14", "docs/results.md",

@@ -38,8 +38,9 @@ def resume_command(run: str, given: SearchRequest, settings: dict[str, Any], ref
         DoesNotFitError: nothing fits what memory there is now.
         MemplanError: the run, its checkpoints or its data cannot be used.
     """
+    from memplan.app.jobs.supervise import alone
     from memplan.app.jobs.together import launched_index, with_launched, work
-    from memplan.app.jobs.train import alone, check_gpus
+    from memplan.app.jobs.train import check_gpus
     from tkbc.data import load_dataset
 
     index = launched_index()

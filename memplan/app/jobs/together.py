@@ -121,7 +121,7 @@ def work(task: Task | None) -> None:
         UsageError: there are more or fewer processes than planned for.
         MemplanError: as training does.
     """
-    from memplan.app.jobs.train import supervise
+    from memplan.app.jobs.supervise import supervise
     from tkbc.runs.readiness import check_device, prepare_torch
 
     if task is not None:
