@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,12 +51,11 @@ class Part(Rules):
 
     columns: tuple[int, ...] = ()
 
-    def evidence(self, queries: Ids) -> Evidence:
-        """Return the evidence with the other columns at 0."""
-        row, tail, features = super().evidence(queries)
+    def pieces(self, queries: Ids) -> Iterator[Evidence]:
+        """Yield the evidence with the other columns at 0."""
         kept = np.zeros(N_FEATURES)
         kept[list(self.columns)] = 1.0
-        return Evidence(row, tail, features * kept)
+        return (Evidence(row, tail, features * kept) for row, tail, features in super().pieces(queries))
 
 
 def main() -> None:

@@ -201,7 +201,7 @@ class TNTPairRE(PairREFamily):
         Recipe("demo", DEMO.name, "tried here", DEMO_SETTINGS, 0.2, 30, 0.373, cooldown=0.25),
         Recipe(
             "icews14", "ICEWS14", "docs/results.md",
-            {**SETTINGS, "rank": 280, "emb_reg": 2.5e-2, "rules": True}, 0.4, 20, cooldown=0.7,
+            {**SETTINGS, "rank": 280, "emb_reg": 2.5e-2, "rules": True}, 0.4, 20, 0.631, cooldown=0.7,
         ),
         Recipe(
             "large", "ICEWS14", "docs/results.md",

@@ -32,7 +32,7 @@ HORIZON = 2 ** (N_GAPS - 1) - 1
 SMOOTHING = 20
 """Facts without consequence that every relation is taken to have had besides its own."""
 N_FEATURES = 2 * N_GAPS + 2
-LARGEST_PIECE = 2**22
+LARGEST_PIECE = 2**19
 """Facts looked at together: what bounds the memory of a look-up, some 200 MiB."""
 
 
@@ -117,9 +117,12 @@ class Rules:
 
     def evidence(self, queries: Ids) -> Evidence:
         """Return what speaks for the candidates of ``queries``, (b, 4): (head, relation, -, time) each."""
+        return Evidence(*(np.concatenate(parts) for parts in zip(*self.pieces(queries), strict=True)))
+
+    def pieces(self, queries: Ids) -> Iterator[Evidence]:
+        """Yield the same in parts of whole queries, at least one, so that no more than a part need be there."""
         starts, counts = self._near(queries)
-        pieces = [self._evidence(queries, rows, starts, counts) for rows in _pieces(counts)]
-        return Evidence(*(np.concatenate(parts) for parts in zip(*pieces, strict=True)))
+        return (self._evidence(queries, rows, starts, counts) for rows in _pieces(counts))
 
     def strongest(self, head: int, relation: int, tail: int, time: int) -> NearFact | None:
         """Return the fact that speaks most for an answer, of equal ones the first in time; None where none does."""

@@ -62,6 +62,9 @@ class FittedRules:
 
     def said(self, queries: Ids) -> tuple[Integers, Integers, npt.NDArray[np.float32]]:
         """Return the candidates of ``queries``, (b, 4), that have evidence, as rows and tails, with θ · x / α."""
-        row, tail, features = self.rules.evidence(queries)
-        values = features @ np.array(self.weights.weights) / self.weights.scale
-        return row, tail, values.astype(np.float32)
+        theta = np.array(self.weights.weights) / self.weights.scale
+        parts = [
+            (row, tail, (features @ theta).astype(np.float32)) for row, tail, features in self.rules.pieces(queries)
+        ]
+        row, tail, values = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return row, tail, values
