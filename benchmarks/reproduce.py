@@ -60,7 +60,7 @@ EXPERIMENTS: dict[str, list[Cell]] = {
         Cell("TNTPairRE, rank 280, with rules", "--recipe icews14"),
         Cell("the same, seed 1", "--recipe icews14 --seed 1 --valid-freq 10"),
         Cell("the same, seed 2", "--recipe icews14 --seed 2 --valid-freq 10"),
-        Cell("TNTPairRE, rank 2000, with rules", "--recipe large --valid-freq 4"),
+        Cell("TNTPairRE, rank 2000, with rules", "--recipe icews14 --rank 2000 --max-epochs 8 --valid-freq 4"),
     ],
     "tntcomplex": [Cell("TNTComplEx, rank 156", "--model TNTComplEx")],
     "complex": [Cell("TComplEx, rank 156", "--model TComplEx"), Cell("ComplEx, rank 156", "--model ComplEx")],

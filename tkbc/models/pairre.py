@@ -204,10 +204,6 @@ class TNTPairRE(PairREFamily):
             {**SETTINGS, "rank": 280, "emb_reg": 2.5e-2, "rules": True}, 0.4, 20, 0.631, cooldown=0.7,
         ),
         Recipe(
-            "large", "ICEWS14", "docs/results.md",
-            {**SETTINGS, "rank": 2000, "emb_reg": 2.5e-2, "rules": True}, 0.4, 8, cooldown=0.7,
-        ),
-        Recipe(
             "embeddings", "ICEWS14", "docs/results.md",
             {**SETTINGS, "rank": 280, "emb_reg": 2.5e-2}, 0.2, 90, 0.575, cooldown=0.25,
             variants=(
