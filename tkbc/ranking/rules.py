@@ -33,7 +33,7 @@ SMOOTHING = 20
 """Facts without consequence that every relation is taken to have had besides its own."""
 N_FEATURES = 2 * N_GAPS + 2
 LARGEST_PIECE = 2**19
-"""Facts looked at together: what bounds the memory of a look-up, some 200 MiB."""
+"""Facts looked at together: what bounds the memory of a look-up, some 220 MiB."""
 
 
 class Evidence(NamedTuple):
