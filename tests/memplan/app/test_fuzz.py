@@ -85,7 +85,7 @@ def spoil_json(content: bytes, draw: random.Random) -> bytes:
              "seconds_per_epoch", "budget_bytes", "smallest_budget_bytes", "versions", "patience", "fits", "python",
              "torch", "totals", "seconds", "tensorboard", "deterministic", "strict_memory", "no_time_emb", "unit_norm",
              "workspace_bytes", "precision", "learning_rate", "checkpoint_minutes", "emb_reg", "time_reg",
-             "threads", "data_dir", "intervals", "n3_parts", "cooldown", "device_total_bytes",
+             "threads", "data_dir", "intervals", "n3_parts", "rules", "cooldown", "device_total_bytes",
              "mesh", "shards", "replicas", "process", "choices", "negatives", "seconds_error", "minutes",
              "spent_seconds", "has_timed_out"}  # fmt: skip
     key = draw.choice([key for key in place if key not in loose] or list(place))

@@ -221,11 +221,11 @@ def test_the_plan_is_shown_before_torch_is_loaded(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "graph", random_graph(SHAPE))
     script = """
 import sys
-from memplan.app.jobs import train
+from memplan.app.jobs import supervise
 def stop(plan):
     print("torch" in sys.modules, "numba" in sys.modules)
     raise SystemExit
-train.prepare_torch = stop
+supervise.prepare_torch = stop
 sys.argv[0] = "memplan"
 from memplan.app.cli import main
 main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import weakref
@@ -120,7 +121,9 @@ LARGE_RANKING = {**SMALL, "eval_batch_size": 100, "eval_chunk_size": 2000}
 def limited(folder: Path, settings: dict[str, int], room: int) -> subprocess.CompletedProcess[str]:
     """Train in a process whose address space may grow by ``room`` bytes once everything is loaded and compiled."""
     command = [sys.executable, "-c", LIMITED, str(folder), json.dumps({**settings, "room": room})]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    # Threads that meet in malloc would get arenas of their own, whose address space is no memory of the run's.
+    environment = {**os.environ, "MALLOC_ARENA_MAX": "1"}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
 @pytest.mark.parametrize(
