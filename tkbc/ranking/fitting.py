@@ -23,12 +23,12 @@ from tkbc.data.dataset import FilterIndex, with_reciprocals
 from tkbc.data.ids import Ids
 from tkbc.data.intervals import IntervalIndex
 from tkbc.models import Batch, Model
-from tkbc.ranking.rivals import PIECE, Pieces, Positions
+from tkbc.ranking.evaluation import in_order
+from tkbc.ranking.rivals import PIECE, Pieces
 from tkbc.ranking.rules import N_FEATURES, Evidence, Floats, Integers, Rules
 from tkbc.ranking.weights import RuleWeights
 from tkbc.scoring import PairwiseScore
 from tkbc.scoring.chunks import chunk_view, collect_label_scores, new_buffer
-from tkbc.step.transfer import on_host
 
 SCALES = (1.2, 1.0, 0.85, 0.7, 0.55, 0.4)
 """α: what a model's scores are multiplied by."""
@@ -103,13 +103,9 @@ def _observe(model: Model, score: PairwiseScore, evidence: Evidence, queries: Id
     """Score all candidates of ``queries``, in chunks as planned, once for each α."""
     chunk_size, device, entities = workload.eval_chunk_size, workload.device, model.entity
     n_queries, n_entities = len(queries), len(entities)
-    order = np.argsort(evidence.tail // chunk_size, kind="stable")
-    evidence = evidence.at(order)
-    row, tail = evidence.row, evidence.tail
+    evidence = evidence.at(np.argsort(evidence.tail // chunk_size, kind="stable"))
     starts = range(0, n_entities, chunk_size)
-    ends = np.searchsorted(tail // chunk_size, np.arange(len(starts)), side="right")
-    width = np.minimum(chunk_size, n_entities - tail // chunk_size * chunk_size)
-    wanted = Positions(on_host(row * width + tail % chunk_size, device), ends.tolist())
+    wanted = in_order((evidence.row, evidence.tail), chunk_size, range(n_entities), device)
     ids = torch.from_numpy(np.ascontiguousarray(queries.T)).to(device)
     query, labels = model.encode(Batch(*ids)).query, ids[2].long()
     pieces = Pieces(wanted, {"positions": labels.new_empty(PIECE)})
