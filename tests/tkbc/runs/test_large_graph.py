@@ -8,7 +8,7 @@ import sys
 import pytest
 
 CODE = """
-import resource
+from pathlib import Path
 from memplan import Shape, plan
 from tkbc.step.trainer import Trainer
 from tkbc.verify import random_facts
@@ -19,10 +19,13 @@ trainer = Trainer(found.workload, random_facts(shape, shape.n_facts), learning_r
 before = trainer.model.entity.detach()[::997].clone()
 trainer.step(trainer.shuffled(0)[:256])
 assert (trainer.model.entity.detach()[::997] != before).any()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, found.peak.requested_bytes)
+# Of this program alone: what getrusage says begins with the peak of the process that started it.
+(peak,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+print(int(peak.split()[1]) * 1024, found.peak.requested_bytes)
 """
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux says how much memory a program has had")
 @pytest.mark.slow
 def test_a_step_with_a_million_entities_takes_less_than_3_gib_in_all() -> None:
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=False)
